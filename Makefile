@@ -1,0 +1,61 @@
+# The front door. Everything happens in .venv, which is made on first use; nothing needs to be activated.
+#
+#   make demo     install what the demo needs, then train, evaluate and show recommendations on MovieLens-100K
+#   make test     install what the tests need, then run them
+#   make lint     ruff: rules and format
+#   make types    mypy --strict
+#   make check    lint, types and tests
+#   make docs     build the site into site/
+#   make clean    remove everything made here, .venv included
+#
+# PYTHON=python3.12                                   another Python, 3.11 or newer
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu    PyTorch without CUDA: saves gigabytes on Linux without a GPU
+# TEST=tests/test_house.py                            some tests instead of all
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+TEST ?= tests
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
+	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.PHONY: demo test lint types check docs clean
+
+demo: .venv/.demo
+	$(BIN)/palate demo --out runs/demo
+
+# One thread in each of two processes is faster than two threads in one: most tests are too small to share out.
+test: .venv/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(TEST)
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.test
+	$(BIN)/mypy
+
+check: lint types test
+
+docs: .venv/.docs
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf .venv site runs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"palate needs Python 3.11 or newer; $(PYTHON) is {v[0]}.{v[1]}. Name another one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) -e '.[plots]'
+	@touch $@
+
+.venv/.test: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) -e '.[dev,fast,pandas,plots,sql,track]'
+	@touch $@ .venv/.demo
+
+.venv/.docs: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) -e '.[docs]'
+	@touch $@

@@ -1,0 +1,169 @@
+"""Settings: frozen, keyword-only dataclasses <-> plain dicts, strictly.
+
+A string under a field is its help text: the command line and the docs show it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal, TypeVar
+
+from palate.errors import ConfigError
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a model is trained; models without gradient steps read only `seed`."""
+
+    epochs: int = 20
+    """Most passes over the training rows."""
+    batch_size: int = 2048
+    """Interactions in one step; negatives come on top."""
+    lr: float = 1e-3
+    """Step size of the optimizer."""
+    weight_decay: float = 0.0
+    """Decoupled L2 shrinkage, per step, of the weights that the step touches."""
+    optimizer: Literal["adam", "adagrad", "sgd"] = "adam"
+    """Rule for the step; all three have a row-sparse form for embedding tables."""
+    embeddings: Literal["auto", "dense", "rowwise", "fbgemm"] = "auto"
+    """How tables step: every row (dense), the batch's rows (rowwise), FBGEMM's fused kernel; auto goes by size."""
+    grad_clip: float = 0.0
+    """Largest norm of the dense gradients; 0 leaves them alone."""
+    patience: int = 3
+    """Epochs without a better `valid` before training stops; 0 runs all epochs and still restores the best."""
+    monitor: str = "auto"
+    """Metric on `valid` that chooses the epoch; auto is rmse for rating models, ndcg@10 for others."""
+    seed: int = 0
+    """The one seed: initial weights, order, negatives and dropout follow from it."""
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            epochs=self.epochs >= 1,
+            batch_size=self.batch_size >= 1,
+            lr=0 < self.lr < math.inf,
+            weight_decay=0 <= self.weight_decay < math.inf,
+            grad_clip=0 <= self.grad_clip < math.inf,
+            patience=self.patience >= 0,
+            seed=0 <= self.seed < 2**63,
+        )
+
+
+def check(config: object, **rules: bool) -> None:
+    """Raise one `ConfigError` naming every field whose rule does not hold.
+
+    Called in `__post_init__`: `check(self, lr=self.lr > 0)`. Choices (`Literal` fields) are checked too.
+    """
+    faults = [f"{name} = {getattr(config, name)!r} is out of range" for name, ok in rules.items() if not ok]
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        kind = hints[field.name]
+        if typing.get_origin(kind) is Literal and getattr(config, field.name) not in typing.get_args(kind):
+            choices = ", ".join(map(repr, typing.get_args(kind)))
+            faults.append(f"{field.name} = {getattr(config, field.name)!r} is not one of {choices}")
+    if faults:
+        raise ConfigError.faults(type(config).__qualname__, faults)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as JSON-able values; tuples become lists."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def from_dict(cls: type[C], values: dict[str, Any]) -> C:
+    """A config from plain values; every fault is reported at once.
+
+    Raises:
+        ConfigError: Unknown or missing keys, wrong types, values out of range.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{cls.__qualname__}: {values!r} is not a table of settings")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    faults = [_unknown(key, fields) for key in values if key not in fields]
+    given: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in values:
+            try:
+                given[name] = _convert(values[name], hints[name])
+            except (TypeError, ValueError, OverflowError):
+                faults.append(f"{name} = {values[name]!r} is not {_name(hints[name])}")
+            except ConfigError as error:
+                faults += [f"{name}: {line}" for line in _lines(error)]
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            faults.append(f"{name} is missing")
+    if not faults:
+        return cls(**given)
+    try:
+        cls(**given)  # what is of the right type may still be out of range
+    except ConfigError as error:
+        faults += _lines(error)
+    except TypeError:  # a field without default is missing, which is said already
+        pass
+    raise ConfigError.faults(cls.__qualname__, faults)
+
+
+def _lines(error: ConfigError) -> list[str]:
+    """The faults of a config's error, without its heading."""
+    text = str(error)
+    first, *rest = (text.partition(": ")[2] or text).split("\n  - ")
+    return rest or [first]
+
+
+def _unknown(key: str, known: Iterable[str]) -> str:
+    near = get_close_matches(str(key), list(known), n=1)
+    return f"unknown setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        for one in args:
+            try:
+                return _convert(value, one)
+            except (TypeError, ValueError):
+                continue
+        raise TypeError
+    if origin is Literal:
+        if value not in args:
+            raise ValueError
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise TypeError
+        if args[-1] is Ellipsis:
+            return tuple(_convert(v, args[0]) for v in value)
+        if len(value) != len(args):
+            raise ValueError
+        return tuple(_convert(v, a) for v, a in zip(value, args, strict=True))
+    if dataclasses.is_dataclass(kind):
+        return from_dict(kind, value)  # type: ignore[arg-type]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is Any or (isinstance(value, kind) and not (kind is int and isinstance(value, bool))):
+        return value
+    raise TypeError
+
+
+def _name(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(kind)))
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(kind, str(kind))

@@ -1,0 +1,1 @@
+"""From raw tables to arrays: reading, ids, splits, named data sets."""

@@ -1,0 +1,289 @@
+"""Dataset: who liked what, as compact arrays ready for models. `Spec` and `Queries` can be imported from here too."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+
+from palate.data.ids import IdMap
+from palate.data.queries import Queries as Queries
+from palate.data.queries import Spec as Spec
+from palate.data.ragged import Ragged
+from palate.errors import DataError
+
+if TYPE_CHECKING:
+    from palate.data.split import Split
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dataset:
+    """Interactions as parallel arrays ordered by user, then time, then input order. Frozen.
+
+    Attributes:
+        users, items: Id maps; in a part of a split the indices below the train part's counts are train's own,
+            new users and items follow after them.
+        user, item: int32 `[rows]`, indices.
+        rating, weight: float32 `[rows]` or None.
+        timestamp: int64 `[rows]`, seconds since 1970 UTC, or None.
+        item_table, user_table: What is known of items and users beside the interactions; one row for each id, in index
+            order, `item_id` / `user_id` first; null where unknown.
+        history: What was known of these users before this part (the train rows for a valid part); its indices are this
+            part's. None for data that was not split.
+        rating_scale: Lowest and highest possible rating.
+        notes: What was dropped or counted on the way here, in words.
+    """
+
+    users: IdMap
+    items: IdMap
+    user: np.ndarray
+    item: np.ndarray
+    rating: np.ndarray | None = None
+    timestamp: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    item_table: pl.DataFrame | None = None
+    user_table: pl.DataFrame | None = None
+    history: Dataset | None = None
+    rating_scale: tuple[float, float] | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def from_frame(
+        cls,
+        interactions: pl.DataFrame,
+        items: pl.DataFrame | None = None,
+        users: pl.DataFrame | None = None,
+        rating_scale: tuple[float, float] | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> Dataset:
+        """Build from a checked frame (`palate.data.table.read_interactions` makes one).
+
+        Args:
+            interactions: `user_id`, `item_id` and optionally `rating`, `timestamp`, `weight`.
+            items, users: Side tables with `item_id` / `user_id`; rows for ids without interactions are left out.
+            rating_scale: Default: lowest and highest rating seen.
+            notes: Carried along.
+        """
+        if interactions.is_empty():
+            raise DataError("the table holds no interactions; at least one row is needed")
+        user_map, item_map = IdMap.build(interactions["user_id"]), IdMap.build(interactions["item_id"])
+        user = user_map.index(interactions["user_id"]).astype(np.int32)
+        item = item_map.index(interactions["item_id"]).astype(np.int32)
+        timestamp = _column(interactions, "timestamp", np.int64)
+        rating = _column(interactions, "rating", np.float32)
+        order = np.lexsort((user,) if timestamp is None else (timestamp, user))
+        if rating is not None and rating_scale is None:
+            rating_scale = (float(rating.min()), float(rating.max()))
+
+        def put(column: np.ndarray | None) -> np.ndarray | None:
+            return None if column is None else column[order]
+
+        return cls(
+            users=user_map,
+            items=item_map,
+            user=user[order],
+            item=item[order],
+            rating=put(rating),
+            timestamp=put(timestamp),
+            weight=put(_column(interactions, "weight", np.float32)),
+            item_table=_aligned(items, item_map, "item_id"),
+            user_table=_aligned(users, user_map, "user_id"),
+            rating_scale=rating_scale,
+            notes=notes,
+        )
+
+    @classmethod
+    def read(cls, source: Any, *, items: Any = None, users: Any = None, **options: Any) -> Dataset:
+        """From a file, a query or a frame; `options` are those of `palate.data.table.read_interactions`."""
+        from palate.data.table import read_interactions, read_side
+
+        checked = read_interactions(source, **options)
+        return cls.from_frame(
+            checked.frame,
+            items=None if items is None else read_side(items, "item_id", checked.frame["item_id"].dtype),
+            users=None if users is None else read_side(users, "user_id", checked.frame["user_id"].dtype),
+            rating_scale=options.get("rating_scale"),
+            notes=checked.notes,
+        )
+
+    @classmethod
+    def load(cls, name: str, path: str | Path | None = None) -> Dataset:
+        """A named data set of `palate.data.sources.SOURCES`, fetched and cached if need be."""
+        from palate.data.sources import load_tables
+
+        tables = load_tables(name, path)
+        return cls.from_frame(
+            tables.interactions, tables.items, tables.users, rating_scale=tables.rating_scale, notes=tables.notes
+        )
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def n_users(self) -> int:
+        return len(self.users)
+
+    @property
+    def n_items(self) -> int:
+        return len(self.items)
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """What this data can give a model; compared with a model's `needs`."""
+        found = {"interactions"}
+        found |= {"rating"} if self.rating is not None else set()
+        found |= {"time"} if self.timestamp is not None else set()
+        found |= {"item_features"} if self.item_table is not None and self.item_table.width > 1 else set()
+        found |= {"user_features"} if self.user_table is not None and self.user_table.width > 1 else set()
+        return frozenset(found)
+
+    @cached_property
+    def spec(self) -> Spec:
+        """The counts a model is built from."""
+        scale = self.rating_scale if self.rating is not None else None
+        return Spec(n_users=self.n_users, n_items=self.n_items, rating_scale=scale)
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """Rows of user u are `offsets[u]:offsets[u + 1]`, int64 `[n_users + 1]`."""
+        return np.concatenate(([0], np.cumsum(np.bincount(self.user, minlength=self.n_users)))).astype(np.int64)
+
+    @cached_property
+    def by_item(self) -> tuple[np.ndarray, np.ndarray]:
+        """The column view: row numbers ordered by item, int64 `[rows]`, and offsets, int64 `[n_items + 1]`."""
+        order = np.argsort(self.item, kind="stable")
+        counts = np.bincount(self.item, minlength=self.n_items)
+        return order, np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+
+    @cached_property
+    def item_counts(self) -> np.ndarray:
+        """Interactions of each item, int64 `[n_items]`."""
+        return np.bincount(self.item, minlength=self.n_items)
+
+    @cached_property
+    def active_users(self) -> np.ndarray:
+        """Indices of the users with at least one row here, int64, ascending."""
+        return np.flatnonzero(np.diff(self.offsets))
+
+    @cached_property
+    def histories(self) -> Ragged:
+        """Each user's items, oldest first; `n_users` rows."""
+        return Ragged(torch.from_numpy(self.item.astype(np.int64)), torch.from_numpy(self.offsets))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of ids and rows: equal data, equal fingerprint."""
+        digest = hashlib.sha256()
+        for ids in (self.users.ids, self.items.ids):
+            digest.update(json.dumps(ids.to_list()).encode())
+        for name in ("user", "item", "rating", "timestamp", "weight"):
+            column = getattr(self, name)
+            digest.update(name.encode())
+            if column is not None:
+                digest.update(np.ascontiguousarray(column).data)
+        return digest.hexdigest()[:16]
+
+    def require(self, needs: frozenset[str], who: str) -> None:
+        """Check that this data holds what a model needs.
+
+        Raises:
+            DataError: Names the model, all that is missing and what there is.
+        """
+        missing = needs - self.provides
+        if missing:
+            raise DataError(
+                f"{who} needs {', '.join(sorted(missing))}, which this data lacks "
+                f"(it has {', '.join(sorted(self.provides))})"
+            )
+
+    def take(self, rows: np.ndarray) -> Dataset:
+        """The given rows (bool mask or ascending row numbers) under the same id maps; `history` stays."""
+
+        def pick(column: np.ndarray | None) -> np.ndarray | None:
+            return None if column is None else column[rows]
+
+        return replace(
+            self,
+            user=self.user[rows],
+            item=self.item[rows],
+            rating=pick(self.rating),
+            timestamp=pick(self.timestamp),
+            weight=pick(self.weight),
+        )
+
+    def queries(self, users: np.ndarray, spec: Spec) -> Queries:
+        """What a model of `spec` is asked for these users before this part's rows are known.
+
+        Args:
+            users: User indices of this data.
+            spec: The model's; users and items beyond its counts are unknown to it: the user becomes -1, the items leave
+                the history.
+
+        Returns:
+            Queries whose histories come from `history` or, for data that was not split, from the rows themselves.
+        """
+        known = self.history if self.history is not None else self
+        rows = torch.from_numpy(np.asarray(users, dtype=np.int64))
+        history = known.histories.take(rows)
+        ratings = None
+        if known.rating is not None:
+            ratings = torch.from_numpy(np.ascontiguousarray(known.rating))[known.histories.positions(rows)]
+        inside = history.values < spec.n_items
+        if not bool(inside.all()):
+            history = history.keep(inside)
+            ratings = None if ratings is None else ratings[inside]
+        user = torch.where(rows < spec.n_users, rows, torch.full_like(rows, -1))
+        return Queries(user, history, ratings)
+
+    def frame(self) -> pl.DataFrame:
+        """The interactions in outside ids."""
+        columns = {"user_id": self.users.ids[self.user], "item_id": self.items.ids[self.item]}
+        for name in ("rating", "timestamp", "weight"):
+            if getattr(self, name) is not None:
+                columns[name] = pl.Series(name, np.asarray(getattr(self, name)))
+        return pl.DataFrame(columns)
+
+    def split(self, name: str = "temporal", **options: Any) -> Split:
+        """Split into train, valid and test by a rule of `palate.data.split.SPLITS`.
+
+        Raises:
+            ConfigError: There is no such split, or it does not know an option.
+            DataError: A part would be left empty.
+        """
+        from palate.data.split import split
+
+        return split(self, name, **options)
+
+    def titles(self, items: np.ndarray) -> list[str]:
+        """What people call these items: the item table's `title` (or `name`), else the id."""
+        ids = [str(i) for i in self.items.ids[np.asarray(items, dtype=np.int64)]]
+        table = self.item_table
+        column = next((c for c in ("title", "name") if table is not None and c in table.columns), None)
+        if table is None or column is None:
+            return ids
+        known = table[column][np.asarray(items, dtype=np.int64)]
+        return [i if t is None else str(t) for i, t in zip(ids, known, strict=True)]
+
+
+def _column(frame: pl.DataFrame, name: str, dtype: type) -> np.ndarray | None:
+    return frame[name].to_numpy().astype(dtype) if name in frame.columns else None
+
+
+def _aligned(table: pl.DataFrame | None, ids: IdMap, key: Literal["item_id", "user_id"]) -> pl.DataFrame | None:
+    if table is None:
+        return None
+    if key not in table.columns or table.schema[key].is_integer() == ids.is_text:
+        kind = "text" if ids.is_text else "whole numbers"
+        raise DataError(f"the side table needs a column {key} of {kind}; it holds {dict(table.schema)}")
+    table = table.select(pl.col(key).cast(ids.ids.dtype), pl.exclude(key)).filter(pl.col(key).is_in(ids.ids.implode()))
+    twice = table[key].filter(table[key].is_duplicated())
+    if len(twice):
+        raise DataError(f"the side table holds {key} {twice[0]!r} more than once; one row for each {key} is needed")
+    return pl.DataFrame({key: ids.ids}).join(table, on=key, how="left", maintain_order="left")

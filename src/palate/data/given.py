@@ -1,0 +1,105 @@
+"""The split somebody else made: a part or a fold for each row, as published with a data set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from palate.data.dataset import Dataset
+from palate.data.parts import TEST, TRAIN, VALID, Split, assemble, check_shares
+from palate.errors import ConfigError, DataError
+
+_NAMES = {"train": TRAIN, "valid": VALID, "test": TEST}
+
+
+def given(
+    data: Dataset,
+    *,
+    parts: Any,
+    column: str | None = None,
+    fold: int | None = None,
+    valid: float = 0.1,
+    seed: int = 0,
+) -> Split:
+    """Parts that are given with the data: names, fold numbers, or whether a row is test.
+
+    Args:
+        data: What is split.
+        parts: A frame of `user_id`, `item_id` and a column of parts, one row for each pair; or a sequence, one value
+            for each row of `data.frame()`. A value is "train", "valid" or "test"; or true for test; or the number of
+            the fold whose test part the row is in.
+        column: The frame's column of parts, where it has several.
+        fold: Which fold is test, where the values are fold numbers.
+        valid: Share of the train rows, at random, for valid; 0 for none. Without effect where `parts` names valid rows.
+        seed: Decides which rows these are.
+
+    Raises:
+        ConfigError: The frame has no such column, or no such fold.
+        DataError: A row has no part, a pair has two, or a value is none of the above.
+    """
+    check_shares(valid)
+    notes: tuple[str, ...] = ()
+    if isinstance(parts, pl.DataFrame):
+        values, notes = _aligned(data, parts, column)
+    else:
+        values = pl.Series("part", parts)
+        if len(values) != len(data):
+            raise DataError(f"{len(values)} parts for {len(data)} rows; give one for each row of data.frame()")
+    if values.null_count():
+        raise DataError(f"{values.null_count()} of {len(values)} rows have no part; give each row one")
+    part = _codes(values, fold)
+    if valid and not (part == VALID).any():
+        rows = np.flatnonzero(part == TRAIN)
+        part[np.random.default_rng(seed).choice(rows, round(valid * len(rows)), replace=False)] = VALID
+    advice = "look at the parts given, or ask for a larger share of valid, or valid=0"
+    return assemble(data, part, valid=valid, advice=advice, notes=notes)
+
+
+def _codes(values: pl.Series, fold: int | None) -> np.ndarray:
+    """Where each row goes, int8 `[rows]`."""
+    if values.dtype == pl.Boolean:
+        return np.where(values.to_numpy(), TEST, TRAIN).astype(np.int8)
+    if values.dtype.is_integer():
+        folds = values.unique().sort().to_list()
+        if fold not in folds:
+            raise ConfigError(f"fold = {fold} is not among the given folds {', '.join(map(str, folds[:20]))}")
+        return np.where((values == fold).to_numpy(), TEST, TRAIN).astype(np.int8)
+    if values.dtype in (pl.String, pl.Categorical, pl.Enum):
+        unknown = values.unique().cast(pl.String).filter(~values.unique().cast(pl.String).is_in(list(_NAMES)))
+        if len(unknown):
+            raise DataError(f"parts are train, valid or test, not {', '.join(map(repr, unknown.sort()[:5]))}")
+        return values.cast(pl.String).replace_strict(_NAMES, return_dtype=pl.Int8).to_numpy().copy()
+    raise DataError(f"parts are names, fold numbers or true and false, not {values.dtype}")
+
+
+def _aligned(data: Dataset, frame: pl.DataFrame, column: str | None) -> tuple[pl.Series, tuple[str, ...]]:
+    """The part of each row of the data, looked up by its pair of ids; and how many pairs were of no use."""
+    columns = [c for c in frame.columns if c not in ("user_id", "item_id")]
+    if len(columns) != len(frame.columns) - 2 or column not in (columns if len(columns) != 1 else [None, *columns]):
+        raise ConfigError(
+            f"parts needs user_id, item_id and a column of parts (column = {column!r}); "
+            f"it has {', '.join(frame.columns)}"
+        )
+    user, item = data.users.index(frame["user_id"]), data.items.index(frame["item_id"])
+    ours = np.flatnonzero((user >= 0) & (item >= 0))
+    pair = user[ours] * data.n_items + item[ours]
+    order = np.argsort(pair, kind="stable")
+    ours, pair = ours[order], pair[order]
+    if (pair[1:] == pair[:-1]).any():
+        row = frame.row(int(ours[1:][pair[1:] == pair[:-1]][0]), named=True)
+        pair_ids = f"user {row['user_id']!r} and item {row['item_id']!r}"
+        raise DataError(f"parts holds {pair_ids} more than once; give each pair one part")
+    asked = data.user.astype(np.int64) * data.n_items + data.item
+    place = np.minimum(np.searchsorted(pair, asked), max(len(pair) - 1, 0))
+    missing = np.flatnonzero(pair[place] != asked) if len(pair) else np.arange(len(asked))
+    if len(missing):
+        who, what = data.users.ids[int(data.user[missing[0]])], data.items.ids[int(data.item[missing[0]])]
+        raise DataError(
+            f"{len(missing)} of {len(data)} rows have no part, for example user {who!r} and item {what!r}; "
+            "give each row one"
+        )
+    unused = len(frame) - len(np.unique(place))
+    notes = (f"given: {unused} pairs of the given parts are not in this data",) if unused else ()
+    return frame[column or columns[0]][ours[place]], notes

@@ -1,0 +1,45 @@
+"""Spec and Queries: what a model sees of the data, as counts and as questions.
+
+Legend: B queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from palate.data.ragged import Ragged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """All a model needs to know to be built: counts only, JSON-able, so that loading needs no data."""
+
+    n_users: int
+    n_items: int
+    rating_scale: tuple[float, float] | None = None
+    """Lowest and highest rating, where the data holds ratings."""
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """The question asked of a model, for B people at once.
+
+    Attributes:
+        user: Index of a known user or -1, int64 `[B]`.
+        history: Item indices, oldest first, B rows; every index is below the model's `n_items`.
+        ratings: Ratings aligned with `history.values`, float32 `[total]`, where there are any.
+    """
+
+    user: Tensor
+    history: Ragged
+    ratings: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, rows: Tensor) -> Queries:
+        """The given queries, in the given order."""
+        ratings = None if self.ratings is None else self.ratings[self.history.positions(rows)]
+        return Queries(self.user[rows], self.history.take(rows), ratings)

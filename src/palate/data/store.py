@@ -1,0 +1,200 @@
+"""A Dataset as a folder of plain arrays, opened by memory map: it takes memory only where it is read.
+
+    FOLDER/dataset.json                    format, rows, rating scale, notes
+    FOLDER/user.npy item.npy ...           one array for each column, in the dataset's order
+    FOLDER/users.parquet items.parquet     the ids, in index order
+    FOLDER/user_table.parquet ...          side tables, where there are any
+    FOLDER/history/                        the history, a folder like this one, where there is one
+
+A folder is written beside its place and then renamed, so a failure leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from palate.data.blocks import DTYPES, Block, sort_blocks
+from palate.data.dataset import Dataset
+from palate.data.ids import IdMap
+from palate.errors import ArtifactError, DataError
+
+FORMAT = 1
+
+
+def save_dataset(data: Dataset, folder: str | Path) -> None:
+    """Write a dataset to a folder, in place of a dataset that is there.
+
+    Raises:
+        ArtifactError: The folder holds something else, or cannot be written (what was there is left as it was).
+    """
+    with _replacing(Path(folder)) as new:
+        _write(data, new)
+
+
+def open_dataset(folder: str | Path, mmap: bool = True) -> Dataset:
+    """The dataset of a folder.
+
+    Args:
+        folder: What `save_dataset` or `write_blocks` wrote.
+        mmap: Whether arrays stay on disk until they are read; else all is read now. Mapped arrays are private copies on
+            write: nothing done to them reaches the disk.
+
+    Raises:
+        ArtifactError: A file is missing, cut short, edited, or of a newer format.
+    """
+    folder = Path(folder)
+    try:
+        about = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        if about["format"] != FORMAT:
+            raise ArtifactError(
+                f"{folder} has format {about['format']}, this version of palate reads {FORMAT}; "
+                "use the version that wrote it, or write it anew"
+            )
+        return _read(folder, about, mmap)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
+        raise ArtifactError(f"{folder} is not a whole dataset folder ({error}); write it anew") from error
+
+
+def write_blocks(
+    folder: str | Path,
+    blocks: Iterable[Block],
+    *,
+    n_users: int,
+    n_items: int,
+    item_table: pl.DataFrame | None = None,
+    user_table: pl.DataFrame | None = None,
+    rating_scale: tuple[float, float] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Dataset:
+    """Build a dataset on disk from blocks, with no more than a few of them in memory. Its ids are 0..n-1.
+
+    Args:
+        folder: Where to; in place of a dataset that is there.
+        blocks: Read once. Each is a mapping of arrays of equal length, or a tuple of them in this order: `user`, `item`
+            (from 0 to below `n_users`, `n_items`) and, in every block or in none, `rating`, `timestamp` (seconds),
+            `weight`.
+        n_users, n_items: How many there are.
+        item_table, user_table: As in `Dataset`: a row for each index, `item_id` / `user_id` first.
+        rating_scale: Default: lowest and highest rating met.
+        notes: Carried along.
+
+    Returns:
+        The dataset, opened by memory map.
+
+    Raises:
+        ArtifactError: The folder holds something else, or cannot be written.
+        DataError: A block does not hold what it should, or there are no rows.
+    """
+    for name, table, n in (("user_table", user_table, n_users), ("item_table", item_table, n_items)):
+        if table is not None and len(table) != n:
+            raise DataError(f"{name} has {len(table)} rows; give one for each of the {n} indices, in their order")
+    with _replacing(Path(folder)) as new:
+        rows, columns, met = sort_blocks(blocks, new, n_users, n_items)
+        none = np.empty(0, dtype=np.int32)
+        data = Dataset(
+            users=IdMap(pl.Series("id", np.arange(n_users))),
+            items=IdMap(pl.Series("id", np.arange(n_items))),
+            user=none,
+            item=none,
+            item_table=item_table,
+            user_table=user_table,
+            rating_scale=rating_scale or met,
+            notes=notes,
+        )
+        _write_about(data, new, rows, columns)
+    return open_dataset(folder)
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A new folder to write in, which takes the place of `folder` when all went well."""
+    if folder.exists() and not (folder / "dataset.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ArtifactError(f"{folder} is there and is no dataset folder; give another place, or remove it")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise ArtifactError(f"{folder} cannot be written ({error}); give another place") from error
+    try:
+        new = work / "new"
+        new.mkdir()
+        yield new
+        if folder.exists():
+            folder.rename(work / "old")
+        new.rename(folder)
+    except OSError as error:
+        if (work / "old").exists():
+            (work / "old").rename(folder)
+        raise ArtifactError(f"{folder} cannot be written ({error}); what was there is as before") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _write(data: Dataset, folder: Path) -> None:
+    columns = [name for name in DTYPES if getattr(data, name) is not None]
+    for name in columns:
+        np.save(folder / f"{name}.npy", np.asarray(getattr(data, name), dtype=DTYPES[name]), allow_pickle=False)
+    _write_about(data, folder, len(data), columns)
+    if data.history is not None:
+        (folder / "history").mkdir()
+        _write(data.history, folder / "history")
+
+
+def _write_about(data: Dataset, folder: Path, rows: int, columns: list[str]) -> None:
+    """All but the arrays."""
+    data.users.ids.to_frame().write_parquet(folder / "users.parquet")
+    data.items.ids.to_frame().write_parquet(folder / "items.parquet")
+    tables = {"item_table": data.item_table, "user_table": data.user_table}
+    for name, table in tables.items():
+        if table is not None:
+            table.write_parquet(folder / f"{name}.parquet")
+    about = {
+        "format": FORMAT,
+        "rows": rows,
+        "users": data.n_users,
+        "items": data.n_items,
+        "columns": columns,
+        "tables": [name for name, table in tables.items() if table is not None],
+        "history": data.history is not None,
+        "rating_scale": data.rating_scale,
+        "notes": data.notes,
+    }
+    (folder / "dataset.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
+
+
+def _read(folder: Path, about: dict[str, Any], mmap: bool) -> Dataset:
+    columns: dict[str, Any] = {}
+    for name in about["columns"]:
+        dtype = np.dtype(DTYPES[name])
+        # "c" is copy on write: torch takes no array that cannot be written to.
+        column = np.load(folder / f"{name}.npy", mmap_mode="c" if mmap else None, allow_pickle=False)
+        if column.shape != (about["rows"],) or column.dtype != dtype:
+            raise ValueError(f"{name}.npy holds {column.dtype} {column.shape}, not {about['rows']} rows")
+        columns[name] = np.asarray(column)
+    users, items = (IdMap(pl.read_parquet(folder / f"{name}.parquet")["id"]) for name in ("users", "items"))
+    names = [name for name in ("user_table", "item_table") if name in about["tables"]]
+    tables: dict[str, Any] = {name: pl.read_parquet(folder / f"{name}.parquet") for name in names}
+    held: list[tuple[str, Any, str]] = [("users", users, "users"), ("items", items, "items")]
+    held += [(name, table, f"{name[:4]}s") for name, table in tables.items()]
+    for name, found, what in held:
+        if len(found) != about[what]:
+            raise ValueError(f"{name}.parquet holds {len(found)} rows, not {about[what]}")
+    scale = about["rating_scale"]
+    return Dataset(
+        users=users,
+        items=items,
+        **columns,
+        **tables,
+        history=open_dataset(folder / "history", mmap) if about["history"] else None,
+        rating_scale=None if scale is None else (float(scale[0]), float(scale[1])),
+        notes=tuple(about["notes"]),
+    )

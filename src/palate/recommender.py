@@ -1,0 +1,206 @@
+"""Recommender: train, recommend, predict, similar, evaluate, save, load. Ids in, ids out; an answer names its route."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from palate import artifact, routes
+from palate.config import Training, from_dict
+from palate.data.dataset import Dataset
+from palate.errors import ConfigError
+from palate.evaluation.evaluate import Evaluation, Validator, evaluate
+from palate.evaluation.rank import rank
+from palate.models import MODELS
+from palate.models.base import Model
+from palate.training.job import Epoch
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Recommender:
+    """A fitted model and the data it was fitted to; the facade that speaks ids.
+
+    Attributes:
+        name: The model's name in `MODELS`; the class's name for a model of your own.
+        model: The fitted model, which speaks indices.
+        data: The training data: ids, titles, histories.
+        training: How it was trained.
+        records: What each epoch gave; empty for models without epochs.
+    """
+
+    name: str
+    model: Model
+    data: Dataset
+    training: Training
+    records: list[Epoch]
+
+    @classmethod
+    def train(
+        cls,
+        data: Dataset,
+        model: str | Model = "neumf",
+        config: Any = None,
+        training: Training | Mapping[str, Any] | None = None,
+        valid: Dataset | None = None,
+        seed: int | None = None,
+        checkpoint: str | Path | None = None,
+        on_epoch: Callable[[Epoch], None] | None = None,
+        on_step: Callable[[int, int, int, float], None] | None = None,
+    ) -> Recommender:
+        """Fit a model.
+
+        Args:
+            data: What to learn from; the train part of a split, if there is one.
+            model: A name in `MODELS`, or a model built on `data.spec`.
+            config: Settings of a model given by name: its `Config` or a dict of its fields; default: its defaults.
+            training: A `Training` or a dict of its fields; default: all defaults.
+            valid: The valid part: chooses the epoch, and stops training early. Without it all epochs are run.
+            seed: Takes the place of `training.seed`.
+            checkpoint: Folder that keeps the state of the run; a run that was killed goes on from there.
+            on_epoch: Called after each epoch with its record.
+            on_step: Called after each step with (epoch, rows done, rows in all, loss).
+
+        Raises:
+            ConfigError: There is no such model or setting, or a value is out of range.
+            DataError: The data lacks something the model needs.
+            TrainingError: The loss is no longer a number.
+            ArtifactError: The checkpoint belongs to another run, or cannot be written.
+        """
+        name, fitted = routes.fresh_model(model, config, data)
+        how = training if isinstance(training, Training) else from_dict(Training, dict(training or {}))
+        how = how if seed is None else replace(how, seed=seed)
+        validate = None if valid is None else Validator(valid, fitted, how.monitor)
+        folder = None if checkpoint is None else Path(checkpoint)
+        records = fitted.fit(data, how, validate, checkpoint=folder, on_epoch=on_epoch, on_step=on_step)
+        return cls(name=name, model=fitted, data=data, training=how, records=records)
+
+    def recommend(
+        self,
+        users: Any = None,
+        *,
+        history: Any = None,
+        ratings: Any = None,
+        k: int = 10,
+        exclude_seen: bool = True,
+        candidates: Any = None,
+    ) -> pl.DataFrame:
+        """The k best items for each person.
+
+        Args:
+            users: Ids of users in the training data, one or many.
+            history: In place of `users`: item ids, oldest first, of a person who need not be known; or such lists.
+            ratings: Of the items of `history`, in the same shape, where there are any.
+            k: List length. A list is shorter where fewer items are allowed, and empty where all were seen.
+            exclude_seen: Leave out the items of the person's history.
+            candidates: Item ids allowed in the lists; default all.
+
+        Returns:
+            Columns `user_id` (for `history`: `query`, the person's place among those given, from 0), `item_id`,
+            `score`, `rank` (from 1), `route`: `known_user` or `history` where the model answered from that, else
+            `popularity`.
+
+        Raises:
+            UnknownId: A user or an item is not in the training data.
+        """
+        if (users is None) == (history is None):
+            raise ConfigError("recommend takes users= or history=, exactly one of them")
+        if history is None:
+            asked = routes.column(users, self.data.users).rename("user_id")
+            queries = routes.from_users(self.data, self.model.spec, routes.require_users(self.data, asked))
+        else:
+            queries = routes.from_history(self.data, history, ratings)
+            asked = pl.Series("query", np.arange(len(queries)))
+        allowed = None if candidates is None else routes.require_items(self.data, candidates)
+        ranked = rank(
+            self.model, queries, min(_length(k), self.data.n_items), exclude_seen=exclude_seen, candidates=allowed
+        )
+        return routes.lists(ranked, asked, self.data.items, routes.taken(self.model, queries))
+
+    def predict(self, users: Any, items: Any) -> pl.DataFrame:
+        """Ratings that users would give to items, pair by pair.
+
+        Args:
+            users, items: Ids, equally many; or one id on either side, for all of the other. Unknown ids are allowed.
+
+        Returns:
+            Columns `user_id`, `item_id`, `prediction` (in rating units, within the data's scale), `route`: `known_user`
+            or `history` where the model answered, else `fallback`: the mean rating of the item, else of the user, else
+            of all.
+
+        Raises:
+            CannotAnswer: The model ranks and does not predict ratings.
+            ConfigError: The numbers of users and items do not match.
+        """
+        pairs = routes.pairs(routes.column(users, self.data.users), routes.column(items, self.data.items))
+        item = self.data.items.index(pairs["item_id"])
+        distinct, row = np.unique(self.data.users.index(pairs["user_id"]), return_inverse=True)
+        queries = routes.from_users(self.data, self.model.spec, distinct)
+        prediction = self.model.predict(queries, torch.from_numpy(item), torch.from_numpy(row))
+        route = routes.taken(self.model, queries)[row]
+        route = np.where((route == routes.POPULARITY) | (item < 0), routes.FALLBACK, route)
+        return pairs.with_columns(pl.Series("prediction", prediction.numpy()), pl.Series("route", route, pl.String))
+
+    def similar(self, item: str | int, k: int = 10) -> pl.DataFrame:
+        """The k items most like one item.
+
+        Returns:
+            Columns `item_id`, `score` (a cosine), `rank` (from 1), `route`: `item_vectors`, or for a model without any
+            `co_occurrence`: by how many users had both; items that nobody had together with it are left out.
+
+        Raises:
+            UnknownId: The item is not in the training data.
+        """
+        index = int(routes.require_items(self.data, item)[0])
+        score, route = routes.likeness(self.data, self.model.item_vectors(), index)
+        best = np.argsort(-score, kind="stable")
+        best = best[(best != index) & ((score[best] > 0) | (route == "item_vectors"))][: _length(k)]
+        found = {"item_id": self.data.items.ids[best], "score": score[best], "rank": np.arange(1, len(best) + 1)}
+        return pl.DataFrame(found).with_columns(route=pl.lit(route))
+
+    def evaluate(self, part: Dataset, metrics: Sequence[str] | None = None) -> Evaluation:
+        """Judge the recommender on a held-out part, or on other data with the same ids.
+
+        Args:
+            part: The valid or test part of the split that gave the training data; or new interactions, which then are
+                judged with the training data as history.
+            metrics: Names in `METRICS`; default: those that suit the model and the data.
+        """
+        return evaluate(self.model, routes.aligned(part, self.data), metrics, name=self.name)
+
+    def save(self, path: str | Path, parts: Mapping[str, Dataset] | None = None) -> None:
+        """Write the artifact, a folder; see `palate.artifact`.
+
+        Args:
+            path: The folder; an artifact that is there is replaced once the new one is whole.
+            parts: Held-out parts of the split to keep with it, for example `{"test": parts.test}`.
+
+        Raises:
+            ArtifactError: It cannot be written; what was there is unchanged.
+        """
+        artifact.write(path, artifact.Artifact(parts=parts or {}, **vars(self)))
+
+    @classmethod
+    def load(cls, path: str | Path, models: Mapping[str, type[Model]] = MODELS) -> Recommender:
+        """Read an artifact.
+
+        Args:
+            path: The folder.
+            models: Where the model's class is looked up; `{**MODELS, "mine": Mine}` for a model of your own.
+
+        Raises:
+            ArtifactError: The folder is missing, incomplete, edited, of a newer format, or of a model not in `models`.
+        """
+        whole = vars(artifact.read(path, models))
+        return cls(**{name: whole[name] for name in whole if name != "parts"})
+
+
+def _length(k: int) -> int:
+    if k < 1:
+        raise ConfigError(f"k = {k} is out of range; a list has at least one place")
+    return k

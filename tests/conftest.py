@@ -1,0 +1,49 @@
+"""What all tests share: one thread, a plotting backend without a screen, property tests that repeat, real data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Before torch is imported; child processes inherit these.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook("palate", "typecheck.check")
+torch.set_num_threads(1)
+settings.register_profile("palate", derandomize=True, deadline=None, max_examples=50, database=None)
+settings.load_profile("palate")
+
+
+def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
+    """Whatever asks for `real_data` is marked `data`."""
+    for item in items:
+        if "real_data" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.data)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Callable[[str], Path]:
+    """`real_data("ml-100k")` is that data set's folder; a test that needs it skips where it is absent.
+
+    Looks in the folder that the environment variable PALATE_TEST_DATA names, else in ../shared/data, seen from the
+    repository.
+    """
+    home = Path(os.environ.get("PALATE_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+    def find(name: str) -> Path:
+        folder = home / name
+        if not folder.is_dir():
+            pytest.skip(f"no folder {name} in {home}; set PALATE_TEST_DATA to where real data sets are kept")
+        return folder
+
+    return find

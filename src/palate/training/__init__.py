@@ -1,0 +1,1 @@
+"""Batches, negatives, losses, optimizers and the only training loop."""

@@ -1,0 +1,180 @@
+"""Model and GradientModel: the only abstract classes. The public method checks, the private hook computes.
+
+Legend: B queries, N items, P pairs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from palate.config import Training
+from palate.data.dataset import Dataset, Queries, Spec
+from palate.errors import CannotAnswer, DataError
+from palate.models.layers import Fallback
+from palate.training.loop import Epoch, Job, run
+
+
+class Model(nn.Module, ABC):
+    """A recommender over indices. Built from counts alone, so that loading needs no data.
+
+    Subclasses are final. They set the class constants, build their tensors in `__init__` (parameters, or buffers for
+    closed-form models: whatever `state_dict` holds is saved) and write `_fit` and `_score`.
+
+    Attributes:
+        Config: The frozen dataclass of the model's settings.
+        needs: What training data must hold: subset of interactions, rating, time, item_features, user_features,
+            item_text, item_image.
+        answers: Which questions can be asked: subset of known_user, history, new_item, new_user, similar_items, rating.
+            On the class: under some config; on an instance: under its own.
+        remedy: What to do when the data lacks what the model needs; ends the error's message.
+        grown: Names of buffers whose size only `_fit` knows (a sparse matrix); they are empty before.
+    """
+
+    Config: ClassVar[type[Any]]
+    needs: frozenset[str] = frozenset({"interactions"})
+    answers: frozenset[str] = frozenset({"known_user"})
+    remedy: str = ""
+    grown: tuple[str, ...] = ()
+
+    def __init__(self, config: Any, spec: Spec) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = spec
+        self.fallback = Fallback(spec)
+
+    @final
+    def fit(self, data: Dataset, training: Training | None = None, validate: Any = None, **job: Any) -> list[Epoch]:
+        """Learn from training data.
+
+        Args:
+            data: Must provide all of `needs` and agree with `spec`.
+            training: How; default `Training()`.
+            validate: A `palate.training.loop.Validate` made from the `valid` part; chooses the epoch.
+            job: `checkpoint` and `on_epoch`, as in `palate.training.loop.Job`.
+
+        Returns:
+            One record for each epoch; closed-form models return none.
+
+        Raises:
+            DataError: The data lacks something the model needs, or is not the data it was sized for.
+            TrainingError: The loss is no longer a number.
+        """
+        self._check(data)
+        training = training or Training()
+        # torch's dropout and initialisers know only the global generator: fork it, so that the caller's is left alone.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            rng = torch.Generator().manual_seed(training.seed)
+            self.fallback.learn(data)
+            records = self._fit(data, Job(training=training, rng=rng, validate=validate, **job))
+        self.eval()
+        return records
+
+    def _check(self, data: Dataset) -> None:
+        name, remedy = type(self).__name__, self.remedy and f"; {self.remedy}"
+        try:
+            data.require(self.needs, name)
+        except DataError as error:
+            raise DataError(f"{error}{remedy}") from None
+        sized, given = (self.spec.n_users, self.spec.n_items), (data.n_users, data.n_items)
+        if sized != given:
+            raise DataError(
+                f"{name} was built for {sized[0]} users and {sized[1]} items, and this data has {given[0]} and "
+                f"{given[1]}; build the model on this data's `spec`"
+            )
+
+    @final
+    @torch.no_grad()
+    def score(self, queries: Queries) -> Float[Tensor, "B N"]:
+        """A score for every (query, item); higher is better. float32, finite.
+
+        Queries the model has no answer to (see `answerable`) get popularity.
+        """
+        answerable = self.answerable(queries)
+        if bool(answerable.all()):
+            return self._score(queries)
+        scores = self.fallback.score(queries).clone()
+        if bool(answerable.any()):
+            rows = answerable.nonzero().squeeze(1)
+            scores[rows] = self._score(queries.take(rows))
+        return scores
+
+    @final
+    @torch.no_grad()
+    def predict(
+        self, queries: Queries, item: Int64[Tensor, " P"], row: Int64[Tensor, " P"] | None = None
+    ) -> Float[Tensor, " P"]:
+        """Predictions in rating units for pairs of a query and an item.
+
+        Args:
+            queries: Who is asked about.
+            item: Item indices; -1 for an item the model has never seen.
+            row: Which query each item belongs to; default: one item for each query, in order.
+
+        Raises:
+            CannotAnswer: The model's scores are not ratings.
+        """
+        if "rating" not in self.answers:
+            raise CannotAnswer(f"{type(self).__name__} ranks items; it does not predict ratings")
+        row = torch.arange(len(queries)) if row is None else row
+        known = self.answerable(queries)[row] & (item >= 0)
+        prediction = self.fallback.predict(queries.user[row], item)
+        if bool(known.any()):
+            prediction[known] = self._predict(queries, row[known], item[known])
+        low, high = self.spec.rating_scale or (-float("inf"), float("inf"))
+        return prediction.clamp(low, high)
+
+    @final
+    def answerable(self, queries: Queries) -> Tensor:
+        """Which queries the model answers itself, bool `[B]`: known users, and histories where it takes them."""
+        known = (queries.user >= 0) if "known_user" in self.answers else torch.zeros(len(queries), dtype=torch.bool)
+        if "history" in self.answers:
+            known = known | (queries.history.lengths > 0)
+        return known
+
+    @abstractmethod
+    def _fit(self, data: Dataset, job: Job) -> list[Epoch]: ...
+
+    @abstractmethod
+    def _score(self, queries: Queries) -> Tensor: ...
+
+    def _predict(self, queries: Queries, row_P: Tensor, item_P: Tensor) -> Tensor:
+        return self._score(queries)[row_P, item_P]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        for name in self.grown:
+            if prefix + name in state_dict:
+                setattr(self, name, torch.empty_like(state_dict[prefix + name]))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def item_vectors(self) -> Float[Tensor, "N D"] | None:
+        """Vectors whose cosine says how alike two items are, where the model has such."""
+        return None
+
+
+class GradientModel(Model):
+    """A model trained by gradient steps: adds `start`, `batches` and `loss`; the loop does the rest."""
+
+    def _fit(self, data: Dataset, job: Job) -> list[Epoch]:
+        self.start(data)
+        return run(self, data, job)
+
+    def start(self, data: Dataset) -> None:
+        """Draw fresh weights and set what is computed from the data (means); called once, before the first epoch."""
+        for module in self.modules():
+            if module is not self and callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+
+    @abstractmethod
+    def batches(self, data: Dataset, rng: torch.Generator, size: int) -> Iterator[Any]:
+        """One epoch of batches, each with a length; all chance comes from `rng`."""
+
+    @abstractmethod
+    def loss(self, batch: Any) -> Tensor:
+        """The mean loss of a batch, a scalar."""

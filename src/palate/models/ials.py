@@ -1,0 +1,97 @@
+"""iALS: implicit alternating least squares in its frequency-scaled form.
+
+score(u, i) = <w_u, h_i>
+minimises  sum_observed (1 - s)^2 + alpha * sum_all s^2
+           + reg * sum_u (|I_u| + alpha * N)^nu |w_u|^2 + reg * sum_i (|U_i| + alpha * M)^nu |h_i|^2
+
+(Hu, Koren, Volinsky 2008; Rendle et al. 2021, "Revisiting the performance of iALS on item recommendation benchmarks").
+With one side fixed the other is a ridge regression for each row, solved exactly in batches of rows of like length. A history
+is folded in by the same regression, so a known user and the same history asked anonymously get equal scores.
+
+Legend: B rows, L history length, D dim, N items, M users.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from palate.config import check
+from palate.data.dataset import Dataset, Queries, Spec
+from palate.data.ragged import Ragged
+from palate.models.base import Model
+from palate.models.normal_equations import normal_equations, solve
+from palate.training.loop import Epoch, Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class IALSConfig:
+    """Settings of `ials`."""
+
+    dim: int = 64
+    """Width of the vectors; larger is better where there is data for it."""
+    alpha: float = 0.1
+    """Weight of all pairs against the observed ones."""
+    reg: float = 0.01
+    """L2 on the vectors; interacts with alpha, so tune both."""
+    nu: float = 1.0
+    """How L2 grows with a row's frequency: 0 not at all, 1 in proportion."""
+    iterations: int = 16
+    """Rounds of solving users, then items."""
+    init: float = 0.1
+    """Standard deviation of the first vectors, before division by sqrt(dim)."""
+
+    def __post_init__(self) -> None:
+        check(
+            self, dim=self.dim >= 1, alpha=self.alpha > 0, reg=self.reg >= 0, nu=0 <= self.nu <= 1,
+            iterations=self.iterations >= 1, init=self.init > 0,
+        )  # fmt: skip
+
+
+class IALS(Model):
+    """See the module's page for formula and sources."""
+
+    Config = IALSConfig
+    answers = frozenset({"known_user", "history", "similar_items"})
+
+    def __init__(self, config: IALSConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        self.config: IALSConfig = config
+        self.register_buffer("user", torch.zeros(spec.n_users, config.dim))
+        self.register_buffer("item", torch.zeros(spec.n_items, config.dim))
+
+    def _fit(self, data: Dataset, job: Job) -> list[Epoch]:
+        order, offsets = data.by_item
+        histories = data.histories
+        audiences = Ragged(torch.from_numpy(data.user[order].astype("int64")), torch.from_numpy(offsets))
+        std = self.config.init / self.config.dim**0.5
+        self.item.normal_(0, std, generator=job.rng)
+        for _ in range(self.config.iterations):
+            self.user = self._solve(histories, self.item)
+            self.item = self._solve(audiences, self.user)
+        self.user = self._solve(histories, self.item)
+        return []
+
+    def _solve(self, rows: Ragged, fixed_ND: Tensor) -> Tensor:
+        """The best vector of each row, given the vectors of its members, `[rows, D]`."""
+        config = self.config
+        base = config.alpha * (fixed_ND.T @ fixed_ND)
+        scale = config.reg * (rows.lengths + config.alpha * len(fixed_ND)).pow(config.nu)
+        out = torch.zeros(len(rows), config.dim)
+        for block, gram_BDD, right_BD in normal_equations(rows, fixed_ND):
+            gram_BDD += base
+            gram_BDD.diagonal(dim1=1, dim2=2).add_(scale[block].unsqueeze(1) + 1e-8)
+            out[block] = solve(gram_BDD, right_BD)
+        return out
+
+    def _score(self, queries: Queries) -> Tensor:
+        vectors_BD = self.user[queries.user.clamp(min=0)]
+        unknown = (queries.user < 0).nonzero().squeeze(1)
+        if len(unknown):
+            vectors_BD[unknown] = self._solve(queries.history.take(unknown), self.item)
+        return vectors_BD @ self.item.T
+
+    def item_vectors(self) -> Tensor:
+        return self.item

@@ -1,0 +1,320 @@
+"""The promises, one function each.
+
+Legend: B queries, N items, P pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from palate.config import from_dict, to_dict
+from palate.data.dataset import Dataset, Queries
+from palate.data.ragged import Ragged
+from palate.errors import CannotAnswer, DataError
+from palate.models.base import GradientModel, Model
+from palate.testing.case import BRIEF, Case
+
+NEEDS = frozenset({"interactions", "rating", "time", "item_features", "user_features", "item_text", "item_image"})
+ANSWERS = frozenset({"known_user", "history", "new_item", "new_user", "similar_items", "rating"})
+
+
+@cache
+def _fitted(case: Case) -> Model:
+    return case.fit(epochs=case.training.epochs)
+
+
+def _demand(promise: bool, broken: str) -> None:
+    if not promise:
+        raise AssertionError(broken)
+
+
+def _close(left: Tensor, right: Tensor, broken: str) -> None:
+    """Equal up to the rounding of sums taken in another order."""
+    torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-3, msg=lambda how: f"{broken}\n{how}")
+
+
+def _known(data: Dataset, model: Model) -> Queries:
+    return data.queries(np.arange(data.n_users), model.spec)
+
+
+def _strangers(queries: Queries) -> Queries:
+    """The same histories of people the model has never seen."""
+    return Queries(torch.full_like(queries.user, -1), queries.history, queries.ratings)
+
+
+def _mixed(case: Case, model: Model) -> Queries:
+    """Known users, histories of strangers, and a stranger without any."""
+    rows, known = torch.arange(12), _known(case.train, model)
+    some, user = known.take(rows), torch.arange(12)
+    user[6:] = -1
+    kept = torch.ones(12)
+    kept[11] = 0
+    keep = kept.bool()[some.history.row_of_value]
+    ratings = None if some.ratings is None else some.ratings[keep]
+    return Queries(user, some.history.keep(keep), ratings)
+
+
+def shape_and_type(case: Case) -> None:
+    """Scores are float32 `[B, N]` and finite, also for strangers; so are predictions, inside the rating scale."""
+    model = _fitted(case)
+    for queries in (_known(case.train, model), _mixed(case, model)):
+        scores = model.score(queries)
+        _demand(scores.shape == (len(queries), case.train.n_items), f"scores have shape {tuple(scores.shape)}")
+        _demand(scores.dtype == torch.float32, f"scores are {scores.dtype}, not float32")
+        _demand(bool(scores.isfinite().all()), "a score is not finite")
+        if "rating" in model.answers:
+            predictions = model.predict(queries, torch.zeros(len(queries), dtype=torch.int64))
+            _demand(predictions.dtype == torch.float32, f"predictions are {predictions.dtype}, not float32")
+            _in_scale(model, predictions)
+
+
+def _in_scale(model: Model, predictions: Tensor) -> None:
+    _demand(bool(predictions.isfinite().all()), "a prediction is not finite")
+    if model.spec.rating_scale is not None:
+        low, high = model.spec.rating_scale
+        _demand(bool(((predictions >= low) & (predictions <= high)).all()), "a prediction is outside the rating scale")
+
+
+def deterministic(case: Case) -> None:
+    """The same question gets the same answer, and what is done to an answer does not reach the model."""
+    model = _fitted(case)
+    for queries in (_known(case.train, model), _mixed(case, model), _strangers(_known(case.train, model))):
+        first = model.score(queries)
+        kept = first.clone()
+        first.fill_(-torch.inf)
+        _demand(torch.equal(model.score(queries), kept), "two calls of score differ")
+
+
+def batch_size(case: Case) -> None:
+    """An answer does not depend on who else is asked about."""
+    model = _fitted(case)
+    queries = _mixed(case, model)
+    alone = torch.cat([model.score(queries.take(torch.tensor([row]))) for row in range(len(queries))])
+    _close(model.score(queries), alone, "scores depend on the batch")
+    if "rating" in model.answers:
+        item = torch.arange(len(queries))
+        singly = [model.predict(queries.take(item[[row]]), item[[row]]) for row in range(len(queries))]
+        _close(model.predict(queries, item), torch.cat(singly), "predictions depend on the batch")
+        order = item.flip(0)
+        _close(model.predict(queries, item[order], order), torch.cat(singly).flip(0), "`row` is not honoured")
+
+
+def row_order(case: Case) -> None:
+    """Input rows in another order give the same model; where there are no times, this holds for closed-form models."""
+    for timed in (True, False) if not issubclass(case.model, GradientModel) else (True,):
+        frame = case.train.frame() if timed or "time" in case.new().needs else case.train.frame().drop("timestamp")
+        frame = frame.unique(["user_id", "timestamp"], maintain_order=True) if timed else frame  # no ties
+        models = []
+        for rows in (frame, frame.sample(fraction=1.0, shuffle=True, seed=1)):
+            tables = (case.train.item_table, case.train.user_table)
+            data = Dataset.from_frame(rows, *tables, rating_scale=case.train.rating_scale)
+            models.append(case.fit(data))
+        left, right = (model.score(_known(data, model)) for model in models)
+        _close(left, right, "the order of the input rows decides")
+
+
+def one_seed(case: Case) -> None:
+    """Equal seeds give equal weights, bit for bit; a gradient model's weights follow the seed."""
+    first, again, other = (case.fit(seed=seed) for seed in (1, 1, 2))
+    state = again.state_dict()
+    for name, tensor in first.state_dict().items():
+        _demand(torch.equal(tensor, state[name]), f"{name} differs between two fits with one seed")
+    if issubclass(case.model, GradientModel):
+        same = [torch.equal(tensor, other.state_dict()[name]) for name, tensor in first.state_dict().items()]
+        _demand(not all(same), "the seed decides nothing")
+
+
+def round_trip(case: Case) -> None:
+    """Config, spec and `state_dict` are the whole model."""
+    model = _fitted(case)
+    config = from_dict(type(model.config), to_dict(model.config))
+    _demand(config == model.config, f"the config comes back as {config}")
+    copy = case.model(config, model.spec)
+    copy.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()})
+    copy.eval()
+    queries = _mixed(case, model)
+    _demand(bool((copy.score(queries) == model.score(queries)).all()), "a reloaded model scores differently")
+    if "rating" in model.answers:
+        item = torch.arange(len(queries))
+        same = copy.predict(queries, item) == model.predict(queries, item)
+        _demand(bool(same.all()), "a reloaded model predicts differently")
+
+
+def needs_honoured(case: Case) -> None:
+    """A model fits on exactly what it says it needs, and refuses data that lacks any of it, by name."""
+    needs = case.new().needs
+    _demand(needs <= NEEDS and "interactions" in needs, f"needs = {sorted(needs)}; known are {sorted(NEEDS)}")
+    case.fit(_only(case.train, needs))
+    for need in needs - {"interactions"}:
+        model, poor = case.new(), _only(case.train, needs - {need})
+        try:
+            model.fit(poor, replace(case.training, epochs=1))
+        except DataError as error:
+            _demand(need in str(error), f"the error does not name {need}: {error}")
+        else:
+            raise AssertionError(f"fitted without {need}, which it needs")
+
+
+def _only(data: Dataset, needs: frozenset[str]) -> Dataset:
+    items = data.item_table if needs & {"item_features", "item_text", "item_image"} else None
+    return replace(
+        data,
+        rating=data.rating if "rating" in needs else None,
+        timestamp=data.timestamp if "time" in needs else None,
+        item_table=items,
+        user_table=data.user_table if "user_features" in needs else None,
+    )
+
+
+def answers_honoured(case: Case) -> None:
+    """What is in `answers` is answered, by taste where there is one; what is not is refused or left to popularity."""
+    model = _fitted(case)
+    _demand(model.answers <= ANSWERS, f"answers = {sorted(model.answers)}; known are {sorted(ANSWERS)}")
+    item = torch.zeros(1, dtype=torch.int64)
+    if "rating" not in model.answers:
+        try:
+            model.predict(_known(case.train, model).take(item), item)
+        except CannotAnswer:
+            pass
+        else:
+            raise AssertionError("predict answered although rating is not in answers")
+    strangers = _strangers(_known(case.train, model))
+    scores = model.score(strangers)
+    if "history" not in model.answers:
+        _demand(torch.equal(scores, model.fallback.score(strangers)), "histories are not left to popularity")
+    elif not case.popular:
+        _demand(bool((scores[:1] != scores).any()), "all histories get the same scores")
+    vectors = model.item_vectors()
+    if vectors is not None:
+        _demand("similar_items" in model.answers, "has item_vectors, but similar_items is not in answers")
+        _demand(vectors.ndim == 2 and len(vectors) == case.train.n_items, f"item_vectors: {tuple(vectors.shape)}")
+        _demand(bool(vectors.isfinite().all()), "an item vector is not finite")
+
+
+def strangers(case: Case) -> None:
+    """Nobody known and nothing to go by: popularity."""
+    model = _fitted(case)
+    queries = Queries(torch.tensor([-1, -1]), Ragged.empty(2))
+    scores = model.score(queries)
+    counts = torch.from_numpy(case.train.item_counts).float().expand_as(scores)
+    _demand(torch.equal(scores, counts), "a stranger without history does not get popularity")
+
+
+def new_items(case: Case) -> None:
+    """Items and users that the model has never seen get predictions too; of nothing, the mean is predicted."""
+    model = _fitted(case)
+    if "rating" not in model.answers:
+        return
+    queries = Queries(torch.tensor([0, 0, -1, -1]), Ragged.empty(4))
+    predictions = model.predict(queries, torch.tensor([-1, 3, -1, 3]))
+    _in_scale(model, predictions)
+    _demand(bool((predictions[2] - model.fallback.mean).abs() < 1e-4), "of nothing, the mean is not predicted")
+
+
+def beats_popularity(case: Case) -> None:
+    """Later choices rank above what is as popular, for known users and by history; ratings beat the mean rating."""
+    model, test = _fitted(case), case.parts.test
+    queries = _known(case.train, model)
+    if not case.popular:
+        popular = _found(case, model.fallback.score(queries))
+        for name, asked in (("known_user", queries), ("history", _strangers(queries))):
+            found = _found(case, model.score(asked)) if name in model.answers else 1.0
+            _demand(found > popular + 0.05, f"{name}: {found:.3f}, popularity {popular:.3f}")
+    if "rating" in model.answers and test.rating is not None:
+        user, item = (torch.from_numpy(column.astype(np.int64)) for column in (test.user, test.item))
+        error = model.predict(queries, item, user) - torch.from_numpy(test.rating)
+        of_mean = torch.from_numpy(test.rating) - model.fallback.mean
+        found, mean = (float(e.square().mean().sqrt()) for e in (error, of_mean))
+        _demand(found < 0.95 * mean, f"rmse {found:.3f}; the mean rating has {mean:.3f}")
+
+
+def _found(case: Case, scores: Tensor) -> float:
+    """How likely a later choice of a user ranks above a later choice of somebody else that the user never had.
+
+    What others chose is as popular as what the user chose, so popularity gets about 0.5 and only taste gets more.
+    """
+    test = case.parts.test
+    chosen = torch.zeros_like(scores)
+    for part in (case.train, test):
+        chosen[torch.from_numpy(part.user).long(), torch.from_numpy(part.item).long()] = 1
+    user, item = torch.from_numpy(test.user).long(), torch.from_numpy(test.item).long()
+    mine_P1, all_PN = scores[user, item].unsqueeze(1), scores[user]
+    below_PN = (all_PN < mine_P1).float() + (all_PN == mine_P1).float() / 2
+    weight_PN = (1 - chosen[user]) * torch.from_numpy(test.item_counts).float()
+    return float(((below_PN * weight_PN).sum(1) / weight_PN.sum(1)).nanmean())
+
+
+def second_fit(case: Case) -> None:
+    """Fitting again starts anew."""
+    rows = np.arange(len(case.train))
+    one, other = (case.train.take(rows[rows % 2 == half]) for half in (0, 1))
+    twice = case.fit(one)
+    twice.fit(other, replace(case.training, epochs=BRIEF))
+    fresh = case.fit(other).state_dict()
+    for name, tensor in twice.state_dict().items():
+        _demand(torch.equal(tensor, fresh[name]), f"{name} remembers the first fit")
+
+
+def random_state(case: Case) -> None:
+    """Fitting and asking leave the global generators of torch and numpy alone."""
+    model = case.new()
+    before = torch.get_rng_state(), _numpy_state()
+    model.fit(case.train, replace(case.training, epochs=1))
+    model.score(_mixed(case, model))
+    _demand(torch.equal(before[0], torch.get_rng_state()), "torch's global generator was used")
+    _demand(bool((before[1] == _numpy_state()).all()), "numpy's global generator was used")
+
+
+def _numpy_state() -> np.ndarray:
+    return np.array(np.random.get_state(legacy=False)["state"]["key"])  # noqa: NPY002
+
+
+def small_data(case: Case) -> None:
+    """One user, one item, one row, and ratings that are all equal: finite scores, predictions in scale."""
+    train = case.train
+    first = train.user == 0
+    alone = train.take(first).frame()
+    same_item = train.take(train.item == train.item[0]).frame()
+    equal = train.frame().head(200).with_columns(rating=pl.lit(4.0))
+    for frame in (alone, same_item, alone.head(1), equal):
+        data = Dataset.from_frame(frame, train.item_table, train.user_table)
+        model = case.fit(data, epochs=1)
+        queries = _known(data, model)
+        for asked in (queries, _strangers(queries)):
+            _demand(bool(model.score(asked).isfinite().all()), f"{len(data)} rows: a score is not finite")
+            if "rating" in model.answers:
+                _in_scale(model, model.predict(asked, torch.zeros(len(asked), dtype=torch.int64)))
+
+
+CHECKS: dict[str, Callable[[Case], None]] = {
+    check.__name__: check
+    for check in (
+        shape_and_type,
+        deterministic,
+        batch_size,
+        row_order,
+        one_seed,
+        round_trip,
+        needs_honoured,
+        answers_honoured,
+        strangers,
+        new_items,
+        beats_popularity,
+        second_fit,
+        random_state,
+        small_data,
+    )
+}
+
+
+def golden(case: Case) -> tuple[float, float]:
+    """Training loss of the first two epochs of a gradient model; a change of it is a change of what is learned."""
+    first, second = case.new().fit(case.train, replace(case.training, epochs=2))
+    return first.loss, second.loss

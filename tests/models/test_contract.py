@@ -1,0 +1,211 @@
+"""Every model of MODELS against every promise of `palate.testing`; and the promises against models that break them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from palate.config import Training
+from palate.data.dataset import Dataset, Queries, Spec
+from palate.data.ragged import Ragged
+from palate.errors import DataError
+from palate.models import MODELS
+from palate.models.base import GradientModel, Model
+from palate.models.mf import MF, MFConfig
+from palate.testing import CHECKS, Case, golden, planted
+from palate.training.loop import Epoch, Job
+
+Check = Callable[[Case], None]
+
+MSE = MFConfig(loss="mse", dim=8, reg=0.4, bias_reg=0.5, reg_power=0.5)
+
+# `Case(model)` for each model, and another for each way of learning that its default config does not take.
+CASES: dict[str, Case] = {name: Case(model) for name, model in MODELS.items()} | {
+    "popularity": Case(MODELS["popularity"], popular=True),
+    "bias": Case(MODELS["bias"], popular=True),
+    "mf-mse": Case(MF, MSE, Training(epochs=10, batch_size=256, lr=0.05)),
+    "mf-bpr": Case(MF, MFConfig(loss="bpr")),
+    "mf-softmax": Case(MF, MFConfig(loss="softmax")),
+    "mf-sampled-softmax": Case(MF, MFConfig(loss="sampled-softmax")),
+}
+
+# Training loss of the first two epochs on `planted()`. Whoever changes them on purpose writes the new ones here.
+GOLDEN: dict[str, tuple[float, float]] = {}
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_contract(case: Case, check: Check) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if issubclass(case.model, GradientModel)])
+def test_golden_losses(name: str) -> None:
+    assert golden(CASES[name]) == pytest.approx(GOLDEN[name], rel=1e-4)
+
+
+def test_the_list_of_models_is_cheap_to_import() -> None:
+    code = "import torch, sys; from palate.models import MODELS; print(*sys.modules)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
+    assert "palate.models.mf" in loaded
+    assert not {"matplotlib", "pandas", "optuna", "fastapi", "palate.evaluation", "palate.recommender"} & set(loaded)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlawedConfig:
+    """`flaw` is the promise to break; "" for none."""
+
+    flaw: str = ""
+
+
+class Flawed(Model):
+    """Items by how often they were chosen together with those of the history, in one way or another wrong."""
+
+    Config = FlawedConfig
+    answers = frozenset({"known_user", "history", "rating"})
+    together: Tensor
+    aside: Tensor
+
+    def __init__(self, config: FlawedConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        self.flaw = config.flaw
+        if self.flaw == "answers":
+            self.answers = self.answers | {"everything"}
+        if self.flaw == "needs":
+            self.needs = self.needs | {"rating"}
+        self.register_buffer("together", torch.zeros(spec.n_items, spec.n_items))
+        self.register_buffer("aside", torch.zeros(spec.n_users), persistent=self.flaw != "state")
+
+    def _check(self, data: Dataset) -> None:
+        if self.flaw != "needs":
+            super()._check(data)
+
+    def _fit(self, data: Dataset, job: Job) -> list[Epoch]:
+        if self.flaw == "global":
+            np.random.rand()  # noqa: NPY002
+        chosen = torch.zeros(data.n_users, data.n_items)
+        chosen[torch.from_numpy(data.user).long(), torch.from_numpy(data.item).long()] = 1
+        together = chosen.T @ chosen / chosen.sum(0).clamp(min=1)
+        self.together.copy_(together + (self.together if self.flaw == "second fit" else 0))
+        self.aside.copy_(chosen.sum(1))
+        if self.flaw == "seed":
+            self.together += torch.Generator().seed() % 1000
+        if self.flaw == "order":
+            self.together += float(data.item[0] - data.item[-1]) * torch.arange(data.n_items)
+        if self.flaw == "popular":
+            self.together.copy_(torch.from_numpy(data.item_counts).expand_as(self.together))
+        return []
+
+    def _score(self, queries: Queries) -> Tensor:
+        history = queries.history
+        scores = torch.zeros(len(queries), self.spec.n_items)
+        scores.index_add_(0, history.row_of_value, self.together[history.values])
+        scores[queries.user >= 0] += self.aside[0]
+        if self.flaw == "nan":
+            scores[0, 0] = torch.nan
+        if self.flaw == "double":
+            return scores.double()
+        if self.flaw == "alias":
+            self.kept = scores if not hasattr(self, "kept") else self.kept
+            return self.kept
+        if self.flaw == "batch":
+            return scores - scores.mean()
+        return scores
+
+    def _predict(self, queries: Queries, row_P: Tensor, item_P: Tensor) -> Tensor:
+        mean = self.fallback.mean + self.fallback.item_deviation[item_P]
+        return mean.flip(0) if self.flaw == "rows" else mean * (0 if self.flaw == "ratings" else 1)
+
+    def item_vectors(self) -> Tensor | None:
+        return self.together if self.flaw == "vectors" else None
+
+
+FLAWS = {
+    "nan": "shape_and_type",
+    "double": "shape_and_type",
+    "alias": "deterministic",
+    "batch": "batch_size",
+    "rows": "batch_size",
+    "order": "row_order",
+    "seed": "one_seed",
+    "state": "round_trip",
+    "needs": "needs_honoured",
+    "answers": "answers_honoured",
+    "vectors": "answers_honoured",
+    "popular": "beats_popularity",
+    "ratings": "beats_popularity",
+    "second fit": "second_fit",
+    "global": "random_state",
+}
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+def test_a_sound_model_keeps_every_promise(check: Check) -> None:
+    check(Case(Flawed))
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_a_broken_promise_is_noticed(flaw: str) -> None:
+    # A type that is wrong may also be noticed by the run-time check of annotations.
+    with pytest.raises((AssertionError, TypeError)):
+        CHECKS[FLAWS[flaw]](Case(Flawed, FlawedConfig(flaw=flaw)))
+
+
+def test_a_broken_seed_rule_of_a_gradient_model_is_noticed() -> None:
+    class Deaf(GradientModel):
+        """The seed decides nothing."""
+
+        Config = FlawedConfig
+
+        def _fit(self, data: Dataset, job: Job) -> list[Epoch]:
+            return []
+
+        def batches(self, data: Dataset, rng: torch.Generator, size: int) -> None:  # type: ignore[override]
+            return None
+
+        def loss(self, batch: None) -> Tensor:
+            return torch.zeros(())
+
+        def _score(self, queries: Queries) -> Tensor:
+            return torch.zeros(len(queries), self.spec.n_items)
+
+    with pytest.raises(AssertionError, match="the seed decides nothing"):
+        CHECKS["one_seed"](Case(Deaf))
+
+
+def test_the_fit_names_what_is_missing_and_what_to_use_instead() -> None:
+    bare = replace(planted().train, rating=None)
+    for model in (MF(MFConfig(loss="mse"), bare.spec), MODELS["bias"](MODELS["bias"].Config(), bare.spec)):
+        with pytest.raises(DataError, match=r"needs rating, which this data lacks.*; without ratings use .*bce"):
+            model.fit(bare)
+
+
+def test_data_of_another_size_is_refused() -> None:
+    data = planted().train
+    model = MF(MFConfig(), Spec(n_users=3, n_items=data.n_items))
+    with pytest.raises(DataError, match=r"built for 3 users and 80 items, and this data has 160 and 80; build"):
+        model.fit(data)
+
+
+def test_a_whole_history_of_unknown_people_and_items_gets_an_answer() -> None:
+    data = planted().train
+    model = MF(MSE, data.spec)
+    model.fit(data, Training(epochs=1))
+    queries = Queries(torch.tensor([0, -1, -1]), Ragged.of([[], [], [1, 2]]))
+    row, item = torch.tensor([0, 1, 1, 2, 2]), torch.tensor([-1, -1, 4, 4, -1])
+    predictions = model.predict(queries, item, row)
+    fallback = model.fallback
+    assert predictions[0] == pytest.approx(float(fallback.mean + fallback.user_deviation[0]))
+    assert predictions[1] == predictions[4] == fallback.mean
+    assert predictions[2] == fallback.mean + fallback.item_deviation[4]
+    assert torch.equal(model.score(queries)[1], fallback.popularity)

@@ -15,14 +15,12 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 from safetensors import SafetensorError
@@ -32,7 +30,7 @@ import palate
 from palate.config import Training, from_dict, to_dict
 from palate.data.dataset import Dataset, Spec
 from palate.data.ids import IdMap
-from palate.errors import ArtifactError, PalateError
+from palate.errors import ArtifactError, ConfigError, PalateError
 from palate.models.base import Model
 from palate.training.job import Epoch
 
@@ -41,6 +39,8 @@ FORMAT = 1
 CARD = "recommender.json"
 WEIGHTS = "weights.safetensors"
 _COLUMNS = ("user", "item", "rating", "timestamp", "weight")
+_OWN = {CARD, WEIGHTS, "users.parquet", "items.parquet", "interactions.parquet", "history.parquet", "valid", "test"}
+"""What an artifact may hold; a new one takes its place. All else in the folder is somebody else's and stays."""
 _DISK = (OSError, SafetensorError, pl.exceptions.PolarsError)
 """What reading or writing a file may raise."""
 
@@ -75,12 +75,12 @@ def write(path: str | Path, artifact: Artifact) -> None:
         ArtifactError: It cannot be written (no space, no right), or the folder holds something that is not an artifact.
     """
     path = Path(path).resolve()
-    if path.exists() and not (path / CARD).is_file() and (not path.is_dir() or any(path.iterdir())):
-        raise ArtifactError(f"{path} is there and is not an artifact; nothing was written: name another folder")
-    new = None
+    check_place(path)
+    if not set(artifact.parts) <= {"valid", "test"}:
+        raise ConfigError(f"parts are called valid or test, not {', '.join(artifact.parts)}")
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        new.mkdir(parents=True)
         _fill(new, artifact)
         _swap(new, path)
     except _DISK as error:
@@ -90,8 +90,17 @@ def write(path: str | Path, artifact: Artifact) -> None:
             f"cannot save {path}: {what}{kept}. Free space there, or name a folder that can be written"
         ) from error
     finally:
-        if new is not None:
-            shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place that holds something else: nothing that palate did not write is replaced.
+
+    Raises:
+        ArtifactError: There is a file, or a folder that holds something and is not an artifact.
+    """
+    if path.exists() and not (path / CARD).is_file() and (not path.is_dir() or any(path.iterdir())):
+        raise ArtifactError(f"{path} is there and is not an artifact; nothing was written: name another folder")
 
 
 def read(path: str | Path, models: Mapping[str, type[Model]]) -> Artifact:
@@ -152,13 +161,11 @@ def _fill(folder: Path, artifact: Artifact) -> None:
 
 def _swap(new: Path, path: Path) -> None:
     """Put the new folder in the old one's place. Renames only: none of them needs space."""
-    os.chmod(new, 0o777 & ~_umask())
     if not path.exists():
         new.rename(path)
     else:
         old = path.with_name(f".{path.name}.old")
         shutil.rmtree(old, ignore_errors=True)
-        own = {CARD, *(name.split("/")[0] for name in _owned(path))}
         path.rename(old)
         try:
             new.rename(path)
@@ -166,18 +173,10 @@ def _swap(new: Path, path: Path) -> None:
             old.rename(path)
             raise
         for other in old.iterdir():
-            if other.name not in own and not (path / other.name).exists():
+            if other.name not in _OWN and not (path / other.name).exists():
                 other.rename(path / other.name)
         shutil.rmtree(old, ignore_errors=True)
     _to_disk(path.parent)
-
-
-def _owned(path: Path) -> list[str]:
-    """Names of the artifact's files in a folder; with an unreadable card, all names an artifact may have."""
-    try:
-        return list(_card(path)["files"])
-    except ArtifactError:
-        return [WEIGHTS, "users.parquet", "items.parquet", "interactions.parquet", "history.parquet"]
 
 
 def _card(path: Path) -> dict[str, Any]:
@@ -255,7 +254,7 @@ def _write_data(folder: Path, data: Dataset) -> dict[str, Any]:
 def _read_data(folder: Path, about: dict[str, Any]) -> Dataset:
     users, items = pl.read_parquet(folder / "users.parquet"), pl.read_parquet(folder / "items.parquet")
     scale = about["rating_scale"]
-    shared = {
+    shared: dict[str, Any] = {
         "users": IdMap(users["user_id"].rename("id")),
         "items": IdMap(items["item_id"].rename("id")),
         "user_table": users if about["side"]["users"] else None,
@@ -271,7 +270,7 @@ def _rows(data: Dataset) -> pl.DataFrame:
     return pl.DataFrame({name: getattr(data, name) for name in _COLUMNS if getattr(data, name) is not None})
 
 
-def _arrays(file: Path) -> dict[str, np.ndarray]:
+def _arrays(file: Path) -> dict[str, Any]:
     frame = pl.read_parquet(file)
     return {name: frame[name].to_numpy(writable=True) for name in frame.columns}
 
@@ -291,9 +290,3 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

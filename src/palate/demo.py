@@ -1,8 +1,8 @@
 """The demo: gather MovieLens-100K, split, train NeuMF beside baselines, evaluate, show lists, leave a report.
 
-The split is per-user, at random: a tenth of everybody's ratings is test. A split by time, palate's headline, says little
-here: MovieLens-100K is seven months of people who came, rated for an hour and left, so that nine in ten rows after any
-moment belong to people nobody has seen before it.
+The split is per-user, at random: a tenth of each one's ratings is test. A split by time, palate's headline, says little
+here: the people of MovieLens-100K came, rated for an hour and left, so that nine in ten rows after any moment belong
+to people whom nobody has seen before it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from palate.data.parts import Split
 from palate.errors import SourceError
 from palate.evaluation.compare import compare
 from palate.evaluation.evaluate import Evaluation
-from palate.evaluation.report import Block, Heading, Picture, Points, Report, Text, content, markdown, page
+from palate.evaluation.render import Block, Heading, Picture, Points, Text, markdown, page
+from palate.evaluation.report import Report, content
 from palate.evaluation.result import aligned, number
 from palate.recommender import Recommender
 from palate.training.progress import Progress
@@ -41,7 +42,7 @@ class Entry:
     training: dict[str, Any]
 
 
-MODELS = {
+ENTRIES = {
     "popularity": Entry("popularity", {}, {}),
     "bias": Entry("bias", {}, {}),
     "mf (ratings)": Entry("mf", {"loss": "mse"}, {"epochs": 30, "lr": 5e-3}),
@@ -115,7 +116,7 @@ def _gather(name: str) -> Dataset:
 
 def _train(parts: Split, seed: int) -> tuple[dict[str, Recommender], dict[str, Evaluation]]:
     recommenders, evaluations = {}, {}
-    for name, entry in MODELS.items():
+    for name, entry in ENTRIES.items():
         start = time.perf_counter()
         with Progress() as progress:
             rec = Recommender.train(

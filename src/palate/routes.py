@@ -73,7 +73,7 @@ def require_users(data: Dataset, users: pl.Series) -> np.ndarray:
         return data.users.require(users, "user")
     except UnknownId as error:
         raise UnknownId(
-            f"{error}; for a person who is not in the training data, pass their items: history=[...]"
+            f"{error}; for a person who is not in the training data give their items instead (history=[...], --history)"
         ) from None
 
 
@@ -181,7 +181,7 @@ def aligned(part: Dataset, train: Dataset) -> Dataset:
     if part.history is not None and all(theirs.ids[: len(ours)].equals(ours.ids) for ours, theirs in sides):
         return part
     users, items = train.users.extend(part.users.ids), train.items.extend(part.items.ids)
-    tables = {
+    tables: dict[str, Any] = {
         "user_table": _joined(train.user_table, part.user_table, users, "user_id"),
         "item_table": _joined(train.item_table, part.item_table, items, "item_id"),
     }
@@ -193,7 +193,7 @@ def _renumbered(data: Dataset, users: IdMap, items: IdMap) -> Dataset:
     user, item = users.index(data.users.ids)[data.user], items.index(data.items.ids)[data.item]
     order = np.argsort(user, kind="stable")
     names = ("rating", "timestamp", "weight")
-    rest = {name: None if getattr(data, name) is None else getattr(data, name)[order] for name in names}
+    rest: dict[str, Any] = {name: None if getattr(data, name) is None else getattr(data, name)[order] for name in names}
     rows = {"user": user[order].astype(np.int32), "item": item[order].astype(np.int32)}
     return replace(data, users=users, items=items, user_table=None, item_table=None, history=None, **rows, **rest)
 

@@ -18,14 +18,25 @@ from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.ragged import Ragged
 from palate.errors import DataError
 from palate.models import MODELS
+from palate.models.autorec import AutoRecConfig, IAutoRec, UAutoRec
 from palate.models.base import GradientModel, Model
+from palate.models.bayes_mf import BayesMF, BayesMFConfig
+from palate.models.cdae import CDAE, CDAEConfig
+from palate.models.ials import IALS, IALSConfig
+from palate.models.knn import ItemKNN, KNNConfig, UserKNN
 from palate.models.mf import MF, MFConfig
+from palate.models.multvae import MultDAE, MultDAEConfig, MultVAE, MultVAEConfig
+from palate.models.puresvd import PureSVD, PureSVDConfig
+from palate.models.recvae import RecVAE, RecVAEConfig
 from palate.testing import CHECKS, Case, golden, planted
 from palate.training.loop import Epoch, Job
 
 Check = Callable[[Case], None]
 
 MSE = MFConfig(loss="mse", dim=8, reg=0.4, bias_reg=0.5, reg_power=0.5)
+
+SHORTER = Training(epochs=15, batch_size=64, lr=0.005)
+LONGER = Training(epochs=40, batch_size=32, lr=0.01)
 
 # `Case(model)` for each model, and another for each way of learning that its default config does not take.
 CASES: dict[str, Case] = {name: Case(model) for name, model in MODELS.items()} | {
@@ -35,10 +46,36 @@ CASES: dict[str, Case] = {name: Case(model) for name, model in MODELS.items()} |
     "mf-bpr": Case(MF, MFConfig(loss="bpr")),
     "mf-softmax": Case(MF, MFConfig(loss="softmax")),
     "mf-sampled-softmax": Case(MF, MFConfig(loss="sampled-softmax")),
+    "itemknn-bm25": Case(ItemKNN, KNNConfig(weighting="bm25")),
+    "userknn-tfidf": Case(UserKNN, KNNConfig(weighting="tfidf")),
+    "puresvd": Case(PureSVD, PureSVDConfig(dim=4)),
+    "ials": Case(IALS, IALSConfig(dim=8)),
+    "cdae": Case(CDAE, CDAEConfig(dim=16), LONGER),
+    "multdae": Case(MultDAE, MultDAEConfig(dim=16), SHORTER),
+    "multvae": Case(MultVAE, MultVAEConfig(hidden=32, dim=8), SHORTER),
+    "recvae": Case(RecVAE, RecVAEConfig(hidden=32, dim=8), SHORTER),
+    "u-autorec": Case(UAutoRec, AutoRecConfig(dim=16, reg=5.0), LONGER),
+    "i-autorec": Case(IAutoRec, AutoRecConfig(dim=16, reg=5.0), LONGER),
+    "bayes-mf": Case(BayesMF, BayesMFConfig(dim=4, features=4, warmup=10, samples=5, thin=2)),
 }
 
 # Training loss of the first two epochs on `planted()`. Whoever changes them on purpose writes the new ones here.
-GOLDEN: dict[str, tuple[float, float]] = {}
+GOLDEN: dict[str, tuple[float, float]] = {
+    "mf": (0.51037, 0.47564),
+    "gmf": (1.09270, 0.99511),
+    "mlp": (0.94887, 0.81324),
+    "neumf": (1.00401, 0.83579),
+    "mf-mse": (1.39215, 1.05795),
+    "mf-bpr": (0.69839, 0.57241),
+    "mf-softmax": (4.40024, 4.16106),
+    "mf-sampled-softmax": (1.60961, 1.38404),
+    "cdae": (0.65455, 0.54532),
+    "multdae": (52.68476, 52.37573),
+    "multvae": (53.00503, 52.75665),
+    "recvae": (54.52592, 52.90554),
+    "u-autorec": (1.12067, 0.99512),
+    "i-autorec": (1.18238, 1.06203),
+}
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)

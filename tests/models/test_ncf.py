@@ -19,6 +19,7 @@ from palate.errors import CannotAnswer, ConfigError
 from palate.models import ncf_layers
 from palate.models.base import GradientModel
 from palate.models.ncf import GMF, MLP, GMFConfig, MLPConfig, NeuMF, NeuMFConfig, _fuse
+from palate.models.ncf_layers import weigh
 from palate.training.batches import Pairs
 
 SPEC = Spec(n_users=7, n_items=11, rating_scale=(1.0, 5.0))
@@ -141,17 +142,35 @@ def test_prediction_is_the_formula_held_to_the_scale(make: Any, loss: str, monke
 
 
 @pytest.mark.parametrize("make", MODELS, ids=["gmf", "mlp", "neumf"])
-def test_the_catalogue_path_of_training_equals_the_pair_path(make: Any) -> None:
-    """Batches with more pairs than items share the items' half of the first layer; the numbers must not change."""
-    towers = drawn(make("bce")).net.towers
-    users, items = torch.arange(7), torch.randint(0, 11, (7, 4), generator=torch.Generator().manual_seed(1))
-    assert items.numel() > 11
-    together = towers(users, items)
-    apart = [
-        torch.cat(parts) for parts in zip(*(towers(users[i : i + 1], items[i : i + 1]) for i in range(7)), strict=True)
-    ]
-    for one, other in zip(together, apart, strict=True):
-        torch.testing.assert_close(one, other)
+@pytest.mark.parametrize("catalogue", [True, False], ids=["catalogue", "rows"])
+def test_the_fast_training_path_equals_plain_autograd(make: Any, catalogue: bool) -> None:
+    """Values and gradients; twice, for the second step works in the first one's buffers."""
+    model = drawn(make("bce"))
+    towers, head = model.net.towers, model.net.rank
+    generator = torch.Generator().manual_seed(1)
+    for size in (7, 5):
+        users = torch.arange(size)
+        items = torch.randint(0, 11, (size, 4 if catalogue else 1), generator=generator)
+        assert (items.numel() >= 11) == catalogue
+        user = towers.user_side(towers.user(users).unsqueeze(1))
+        plain = weigh(head, towers.features(user, towers.item_side(towers.item(items))))
+        fast = towers(head, users, items)
+        torch.testing.assert_close(fast, plain)
+        outer = torch.randn(plain.shape, generator=generator)
+        parameters = [p for p in [*towers.parameters(), *head.parameters()] if p.numel()]
+        for one, other in zip(
+            torch.autograd.grad(fast, parameters, outer), torch.autograd.grad(plain, parameters, outer), strict=True
+        ):
+            torch.testing.assert_close(one, other)
+
+
+def test_two_forward_passes_before_a_backward_do_not_share_buffers() -> None:
+    model = drawn(NeuMF(NeuMFConfig(dim=5, mlp_dim=4, layers=(8, 6, 3), loss="bce"), SPEC)).train()
+    once = torch.autograd.grad(model.loss(batch()), model.net.towers.item.weight)[0]
+    with torch.no_grad():
+        model.loss(batch())
+    both = torch.autograd.grad(model.loss(batch()) + model.loss(batch()), model.net.towers.item.weight)[0]
+    torch.testing.assert_close(both, 2 * once)
 
 
 # The losses

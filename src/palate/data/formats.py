@@ -224,6 +224,8 @@ def _text(
     found = layout(head, str(path), separator, has_header, encoding, known)
 
     def read(columns: Sequence[str], types: Types) -> pl.DataFrame:
+        if not columns:
+            return pl.DataFrame()
         wanted = [found.names.index(column) for column in columns]
         schema: dict[str, pl.DataType] = {str(k): types.get(name, pl.String()) for k, name in enumerate(found.names)}
         frame = _read_delimited(path, found, wanted, schema | {str(len(found.names)): pl.Boolean()}, encoding)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from palate.models.autorec import IAutoRec, UAutoRec
 from palate.models.base import GradientModel, Model
+from palate.models.bayes_mf import BayesMF
 from palate.models.bias import Bias
+from palate.models.cdae import CDAE
+from palate.models.ease import EASE, EDLAE
+from palate.models.ials import IALS
+from palate.models.knn import ItemKNN, UserKNN
 from palate.models.mf import MF
+from palate.models.multvae import MultDAE, MultVAE
 from palate.models.ncf import GMF, MLP, NeuMF
 from palate.models.popularity import Popularity
+from palate.models.puresvd import PureSVD
+from palate.models.recvae import RecVAE
+from palate.models.rp3beta import RP3beta
 
 __all__ = ["MODELS", "GradientModel", "Model"]
 
@@ -17,4 +27,18 @@ MODELS: dict[str, type[Model]] = {
     "gmf": GMF,
     "mlp": MLP,
     "neumf": NeuMF,
+    "itemknn": ItemKNN,
+    "userknn": UserKNN,
+    "rp3beta": RP3beta,
+    "puresvd": PureSVD,
+    "ials": IALS,
+    "ease": EASE,
+    "edlae": EDLAE,
+    "cdae": CDAE,
+    "multdae": MultDAE,
+    "multvae": MultVAE,
+    "recvae": RecVAE,
+    "u-autorec": UAutoRec,
+    "i-autorec": IAutoRec,
+    "bayes-mf": BayesMF,
 }

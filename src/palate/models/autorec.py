@@ -7,8 +7,8 @@ m_ui = mean + b_u + b_i with `center` (the biases of `bias`), the mean alone wit
 loss = mean over the observed ratings of (r - prediction)^2 + reg / 2 * (|W|^2 + |V|^2) / rows in training
 An unobserved rating enters as 0 after centring, and no loss falls on it.
 
-A history is answered by u-autorec directly. i-autorec gives every user a column of V; a new person's column is the ridge
-solution over the items' hidden vectors.
+A history is answered by u-autorec directly. i-autorec gives every user a column of V; a new person's column is the
+ridge solution over the items' hidden vectors.
 
 Legend: B rows of a batch, R rows in all (users or items), C columns (the other side), D width, P pairs.
 """
@@ -247,5 +247,5 @@ def of_history(center: Bias, queries: Queries, bias_B: Tensor) -> Tensor:
 def _shuffled(rows: Ragged, value: Tensor, some: Tensor, rng: torch.Generator | None, size: int) -> Iterator[Ratings]:
     if rng is not None:
         some = some[torch.randperm(len(some), generator=rng)]
-    for batch in some.split(size):
+    for batch in torch.split(some, size):
         yield Ratings(batch, rows.take(batch), value[rows.positions(batch)])

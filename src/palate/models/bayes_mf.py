@@ -4,10 +4,10 @@ prediction(u, i) = mean over samples of  b + b_u + b_i + <p_u, q_i>
 r ~ N(b + b_u + b_i + <p_u, q_i>, 1 / tau)
 (p_u, b_u) ~ N(m + B' f_u, inverse(L)),  L ~ Wishart, m, B, tau ~ their conjugate priors; the same for (q_i, b_i)
 
-f_u are the first `features` principal components of which items a user has rated (each row of the 0/1 matrix divided by the
-root of its length), f_i those of who has rated an item: what SVD++ calls implicit feedback, from training rows alone
-(Salakhutdinov and Mnih 2008 for the sampler, Simm et al. 2015, "Macau", for features in the prior; Rendle, Zhang, Koren 2019
-for how strong this family is). Nothing is tuned but the width: the L2 is drawn with the rest.
+f_u are the first `features` principal components of which items a user has rated (each row of the 0/1 matrix divided by
+the root of its length), f_i those of who has rated an item: what SVD++ calls implicit feedback, from training rows
+alone (Salakhutdinov and Mnih 2008 for the sampler; Simm et al. 2015, "Macau", for features in the prior; Rendle, Zhang
+and Koren 2019 for how strong this family is). Nothing is tuned but the width: the L2 is drawn with the rest.
 
 The mean of many dot products is one dot product of vectors laid end to end, so scoring costs one matmul.
 
@@ -121,9 +121,8 @@ class BayesMF(Model):
 
     def _predict(self, queries: Queries, row_P: Tensor, item_P: Tensor) -> Tensor:
         left_BS, right_NS, bias_B, bias_N = self._long(self._people(queries), self.item)
-        product_P = torch.cat(
-            [(left_BS[r] * right_NS[i]).sum(1) for r, i in zip(row_P.split(8192), item_P.split(8192), strict=True)]
-        )
+        pieces = zip(torch.split(row_P, 8192), torch.split(item_P, 8192), strict=True)
+        product_P = torch.cat([(left_BS[row] * right_NS[item]).sum(1) for row, item in pieces])
         return self.mean + bias_B[row_P] + bias_N[item_P] + product_P
 
     def _long(self, people_SBD: Tensor, item_SND: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -133,7 +132,7 @@ class BayesMF(Model):
         return left.transpose(0, 1).flatten(1), right.transpose(0, 1).flatten(1), bias_B, bias_N
 
     def _people(self, queries: Queries) -> Tensor:
-        """Each query's vector in every sample, `[S, B, D]`: sampled for a known user, the conditional mean for a history."""
+        """Each query's vector in every sample, `[S, B, D]`: a known user's own, the conditional mean for a history."""
         vector_SBD = self.user[:, queries.user.clamp(min=0)]
         new = (queries.user < 0).nonzero().squeeze(1)
         if len(new):
@@ -147,11 +146,10 @@ class BayesMF(Model):
             )
             for s in range(len(vector_SBD)):
                 prior_BD = self.center[s] + feature_BF @ self.link[s]
-                side = _posterior(
-                    asked.history, rating_T - self.mean, self.item[s], float(self.noise[s]), self.precision[s]
-                )
+                noise, precision = float(self.noise[s]), self.precision[s]
+                side = _posterior(asked.history, rating_T - self.mean, self.item[s], noise, precision)
                 for block, gram_BDD, right_BD in side:
-                    vector_SBD[s, new[block]] = solve(gram_BDD, right_BD + prior_BD[block] @ self.precision[s])
+                    vector_SBD[s, new[block]] = solve(gram_BDD, right_BD + prior_BD[block] @ precision)
         return vector_SBD
 
     def item_vectors(self) -> Tensor:
@@ -231,7 +229,7 @@ def _posterior(
 
 
 def components(seen: csr_matrix, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Loadings `[columns, F]` and features `[rows, F]`: principal components of the rows divided by their root lengths."""
+    """Loadings `[columns, F]` and features `[rows, F]`: principal components of rows divided by root length."""
     if not count:
         return torch.zeros(seen.shape[1], 0), torch.zeros(seen.shape[0], 0)
     rows = (diags(np.maximum(np.diff(seen.indptr), 1) ** -0.5) @ seen).astype(np.float64)
@@ -254,7 +252,7 @@ def _gamma(shape: float, rate: float, rng: torch.Generator) -> float:
         v = (1 + c * x) ** 3
         u = float(torch.rand((), generator=rng, dtype=torch.float64))
         if v > 0 and np.log(max(u, 1e-300)) < 0.5 * x * x + d - d * v + d * np.log(v):
-            return d * v / rate
+            return float(d * v / rate)
 
 
 def _wishart(scale_DD: Tensor, freedom: int, rng: torch.Generator) -> Tensor:
@@ -262,7 +260,6 @@ def _wishart(scale_DD: Tensor, freedom: int, rng: torch.Generator) -> Tensor:
     width = len(scale_DD)
     lower = torch.tril(torch.randn(width, width, generator=rng), -1)
     squares = [2 * _gamma((freedom - i) / 2, 1.0, rng) for i in range(width)]
-    root = torch.linalg.cholesky((scale_DD + scale_DD.T) / 2) @ (
-        lower + torch.diag(torch.tensor(squares).float().sqrt())
-    )
+    half = torch.linalg.cholesky((scale_DD + scale_DD.T) / 2)
+    root: Tensor = half @ (lower + torch.diag(torch.tensor(squares).float().sqrt()))
     return root @ root.T

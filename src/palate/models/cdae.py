@@ -63,7 +63,7 @@ class CDAE(GradientModel):
         scores_BN = self._decode(batch.user, batch.history, self.config.dropout if self.training else 0.0)
         liked_BN = torch.zeros_like(scores_BN, dtype=torch.bool)
         liked_BN[batch.history.row_of_value, batch.history.values] = True
-        # Each outside item counts with the share in which K for each inside one would be drawn: its expectation, no noise.
+        # Each outside item counts with the chance that K draws for each inside one would take it: no noise of sampling.
         inside_B1 = batch.history.lengths.unsqueeze(1)
         share_B1 = (self.config.negatives * inside_B1 / (self.spec.n_items - inside_B1).clamp(min=1)).clamp(max=1)
         loss_BN = nn.functional.softplus(torch.where(liked_BN, -scores_BN, scores_BN))

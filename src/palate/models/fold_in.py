@@ -23,6 +23,8 @@ NEGATIVES = 2048
 """Most items that stand for the catalogue in `logistic`, evenly spaced: a fold-in costs the same for any catalogue."""
 STEPS = 8
 """Newton steps of `logistic`; from zero, five reach float32 precision on all data tried."""
+VALUES = 2**22
+"""Numbers at once in a block of queries: 16 MB."""
 
 
 def ridge(history: Ragged, vector_TD: Tensor, target_T: Tensor, penalty: Tensor) -> Tensor:
@@ -50,9 +52,14 @@ def logistic(history: Ragged, vector_ND: Tensor, offset_N: Tensor, penalty: Tens
         penalty: l, above 0, for each history item, `[D]` or `[B, D]`.
         negatives: K, as in training.
     """
-    stand_in = torch.arange(0, len(vector_ND), max(1, -(-len(vector_ND) // NEGATIVES)))
-    people = zip(_rows(history.values, history), _lengths(history) * penalty, strict=True)
-    return torch.stack([_newton(seen, stand_in, vector_ND, offset_N, l_D, negatives) for seen, l_D in people])
+    size, dim = vector_ND.shape
+    stand_in_N = torch.zeros(size)
+    stand_in_N[:: -(-size // NEGATIVES)] = 1
+    strength_BD = _lengths(history) * penalty
+    blocks = torch.arange(len(history)).split(max(1, VALUES // (min(size, NEGATIVES) * dim)))  # type: ignore[no-untyped-call]
+    return torch.cat(
+        [_newton(history.take(rows), vector_ND, offset_N, stand_in_N, strength_BD[rows], negatives) for rows in blocks]
+    )
 
 
 def _lengths(history: Ragged) -> Tensor:
@@ -62,18 +69,24 @@ def _lengths(history: Ragged) -> Tensor:
 
 def _rows(values: Tensor, history: Ragged) -> tuple[Tensor, ...]:
     """The values of each history."""
-    return torch.split(values, history.lengths.tolist())  # type: ignore[no-untyped-call, no-any-return]
+    return torch.split(values, history.lengths.tolist())
 
 
-def _newton(seen: Tensor, others: Tensor, vector_ND: Tensor, offset_N: Tensor, penalty_D: Tensor, k: int) -> Tensor:
-    others = others[~torch.isin(others, seen)]
-    items = torch.cat([seen, others])
-    label = torch.cat([torch.ones(len(seen)), torch.zeros(len(others))])
-    weight = torch.where(label > 0, 1.0, k * len(seen) / max(len(others), 1))
-    q, offset, person = vector_ND[items], offset_N[items], torch.zeros_like(penalty_D)
+def _newton(
+    seen: Ragged, vector_ND: Tensor, offset_N: Tensor, stand_in_N: Tensor, strength_BD: Tensor, negatives: int
+) -> Tensor:
+    """The minimisers of a block of queries; M items are those seen by any of them and the stand-ins."""
+    item_M = torch.unique(torch.cat([stand_in_N.nonzero().squeeze(1), seen.values]))
+    place = seen.row_of_value, torch.searchsorted(item_M, seen.values)
+    seen_BM = torch.zeros(len(seen), len(item_M)).index_put_(place, torch.ones(len(seen.values)), accumulate=True)
+    label_BM = (seen_BM > 0).float()
+    free_BM = (1 - label_BM) * stand_in_N[item_M]
+    share_B = negatives * seen.lengths / free_BM.sum(1).clamp(min=1)
+    weight_BM = seen_BM + share_B.unsqueeze(1) * free_BM
+    q_MD, offset_M, person_BD = vector_ND[item_M], offset_N[item_M], torch.zeros_like(strength_BD)
     for _ in range(STEPS):
-        chance = torch.sigmoid(offset + q @ person)
-        slope = q.T @ (weight * (chance - label)) + 2 * penalty_D * person
-        curve = q.T @ ((weight * chance * (1 - chance)).unsqueeze(1) * q) + torch.diag(2 * penalty_D)
-        person = person - solve(curve.unsqueeze(0), slope.unsqueeze(0)).squeeze(0)
-    return person
+        chance_BM = torch.sigmoid(offset_M + person_BD @ q_MD.T)
+        slope_BD = (weight_BM * (chance_BM - label_BM)) @ q_MD + 2 * strength_BD * person_BD
+        curve_BMD = (weight_BM * chance_BM * (1 - chance_BM)).unsqueeze(2) * q_MD
+        person_BD = person_BD - solve(q_MD.T @ curve_BMD + torch.diag_embed(2 * strength_BD), slope_BD)
+    return person_BD

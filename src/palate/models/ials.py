@@ -5,8 +5,8 @@ minimises  sum_observed (1 - s)^2 + alpha * sum_all s^2
            + reg * sum_u (|I_u| + alpha * N)^nu |w_u|^2 + reg * sum_i (|U_i| + alpha * M)^nu |h_i|^2
 
 (Hu, Koren, Volinsky 2008; Rendle et al. 2021, "Revisiting the performance of iALS on item recommendation benchmarks").
-With one side fixed the other is a ridge regression for each row, solved exactly in batches of rows of like length. A history
-is folded in by the same regression, so a known user and the same history asked anonymously get equal scores.
+With one side fixed the other is a ridge regression for each row, solved exactly in batches of rows of like length. A
+history is folded in by the same regression, so a known user and the same history asked anonymously get equal scores.
 
 Legend: B rows, L history length, D dim, N items, M users.
 """
@@ -55,6 +55,8 @@ class IALS(Model):
 
     Config = IALSConfig
     answers = frozenset({"known_user", "history", "similar_items"})
+    user: Tensor
+    item: Tensor
 
     def __init__(self, config: IALSConfig, spec: Spec) -> None:
         super().__init__(config, spec)

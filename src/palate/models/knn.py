@@ -4,8 +4,8 @@ itemknn:  score(u, i) = sum_{j in history, j in top k of i} sim(i, j)
 userknn:  score(u, i) = sum_{v in top k of u, i in history of v} sim(u, v)
 sim(a, b) = <a, b> / (|a| |b| + shrink)
 
-with a, b the columns (itemknn) or rows (userknn) of the interaction matrix after weighting: `cosine` as it is, `tfidf`, or
-`bm25` (Robertson and Zaragoza 2009, k1 = 1.2, b = 0.75), with items as documents for itemknn and users for userknn
+with a, b the columns (itemknn) or rows (userknn) of the interaction matrix after weighting: `cosine` as it is, `tfidf`,
+or `bm25` (Robertson and Zaragoza 2009, k1 = 1.2, b = 0.75), with items as documents for itemknn and users for userknn
 (Sarwar et al. 2001; Ferrari Dacrema et al. 2021 for these forms and their strength).
 
 Legend: B queries, N items, M users, K neighbours.
@@ -72,7 +72,7 @@ class ItemKNN(Model):
 
 
 class UserKNN(Model):
-    """See the module's page for formula and sources. Keeps the training interactions: they are the neighbours' opinions."""
+    """See the module's page for formula and sources. It keeps the training interactions, its neighbours' choices."""
 
     Config = KNNConfig
     answers = frozenset({"known_user", "history"})
@@ -125,8 +125,10 @@ def inverse_frequency(rows: csr_matrix, weighting: str) -> np.ndarray:
     if weighting == "cosine":
         return np.ones(rows.shape[1], dtype=np.float32)
     if weighting == "tfidf":
-        return np.log(rows.shape[0] / count).astype(np.float32) + 1e-6
-    return np.log1p((rows.shape[0] - count + 0.5) / (count + 0.5)).astype(np.float32)
+        rare: np.ndarray = np.log(rows.shape[0] / count) + 1e-6
+    else:
+        rare = np.log1p((rows.shape[0] - count + 0.5) / (count + 0.5))
+    return rare.astype(np.float32)
 
 
 def apply(rows: csr_matrix, scale: np.ndarray, weighting: str, mean_length: float) -> csr_matrix:

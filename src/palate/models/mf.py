@@ -127,7 +127,7 @@ class MF(GradientModel):
         w_P, w_PC = self.user_weight[batch.user], self.item_weight[item_PC]
         vectors = (w_P * p_PD.square().sum(1)).mean() + (w_PC * q_PCD.square().sum(2)).mean()
         biases = (w_P * b_P1.squeeze(1).square()).mean() + (w_PC * b_PC.square()).mean()
-        penalty = self.config.reg * vectors + self.config.bias_reg * biases
+        penalty: Tensor = self.config.reg * vectors + self.config.bias_reg * biases
         if self.config.loss == "softmax":
             score_PN = p_PD @ self.item.weight.T + self.item_bias.weight.T
             return losses.softmax(score_PN, batch.item) + penalty

@@ -5,8 +5,8 @@ Mult-DAE:  score(u, .) = V h + c                       loss = -sum_{i in history
 Mult-VAE:  mu, log var = A h;  z ~ N(mu, var), mu when asked;  score(u, .) = V tanh(U z) + c
            loss = -sum_{i in history} log softmax(score)_i + beta * KL(N(mu, var) | N(0, 1))
 
-beta rises from 0 to `beta` over the first `anneal` share of all updates (a share, not a count: the paper's 200,000 updates
-are never reached on small data).
+beta rises from 0 to `beta` over the first `anneal` share of all updates (a share, not a count: the paper's 200,000
+updates are never reached on small data).
 
 Legend: B users, N items, D width, Z latent width.
 """

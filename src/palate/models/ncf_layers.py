@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from palate.data.dataset import Dataset, Spec
+from palate.models.ncf_pairs import Buffers, score_pairs
 from palate.training import losses
 from palate.training.batches import Pairs
 
@@ -49,6 +51,10 @@ class Side:
         """The sides at the given places of the only leading axis."""
         return Side(F.embedding(index, self.factors), F.embedding(index, self.hidden))
 
+    def view(self, axes: tuple[int, ...]) -> Side:
+        """The sides with other leading axes."""
+        return Side(self.factors.reshape(*axes, -1), self.hidden.reshape(*axes, -1))
+
 
 class Towers(nn.Module):
     """Embedding tables and hidden layers.
@@ -73,6 +79,7 @@ class Towers(nn.Module):
         self._layers = [nn.Linear(a, b) for a, b in pairwise((2 * mlp, *layers))]
         self.layers = nn.ModuleList(self._layers)
         self.width = gmf + (layers[-1] if layers else 0)
+        self._buffers = Buffers()
 
     def draw(self) -> None:
         """Fresh weights: embeddings N(0, 0.01^2), layers uniform as He et al. 2015 have it for relu."""
@@ -82,13 +89,31 @@ class Towers(nn.Module):
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
 
-    def forward(self, user_P: Tensor, item_PN: Tensor) -> list[Tensor]:
-        """Features `[P, N, G]` and `[P, N, H]` of each user with each of its N items."""
-        user = self.user_side(self.user(user_P).unsqueeze(1))
-        if self.item.sparse or self.item.num_embeddings > item_PN.numel():
-            return self.features(user, self.item_side(self.item(item_PN)))
+    def forward(self, head: nn.Linear, user_P: Tensor, item_PN: Tensor) -> Tensor:
+        """A head's output for each user with each of its N items, `[P, N]`, for training."""
+        user = self.user_side(self.user(user_P))
         # More pairs than items: work out the items' share once for each item of the catalogue.
-        return self.features(user, self.item_side(self.item.weight).take(item_PN))
+        catalogue = not self.item.sparse and self.item.num_embeddings <= item_PN.numel()
+        item = self.item_side(self.item.weight if catalogue else self.item(item_PN.flatten()))
+        if self.dropout and self.training:
+            items = item.take(item_PN) if catalogue else item.view(item_PN.shape)
+            return weigh(head, self.features(user.view((-1, 1)), items))
+        factor_weight_G, hidden_weight_H = torch.split(head.weight[0], [self.gmf, self.width - self.gmf])
+        rest = [hidden_weight_H, *(each for layer in self._layers[1:] for each in (layer.weight, layer.bias))]
+        scores_PN = score_pairs(
+            self._buffers,
+            (user.factors * factor_weight_G, user.hidden),
+            (item.factors, item.hidden),
+            item_PN if catalogue else None,
+            (item_PN.shape[0], item_PN.shape[1]),
+            rest,
+        )
+        return scores_PN + head.bias
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch; outside training the buffers' memory is let go."""
+        self._buffers.clear()
+        return super().train(mode)
 
     def user_side(self, rows: Tensor) -> Side:
         """The users' share, from rows of the user table `[..., D]`."""
@@ -210,17 +235,18 @@ class Net(nn.Module):
 
     def loss(self, batch: Pairs) -> Tensor:
         """bce over positives and negatives (He et al. 2017, equation 7) and mse over the ratings of the positives."""
-        item_PN = batch.item.unsqueeze(1)
-        if batch.negative is not None:
-            item_PN = torch.cat([item_PN, batch.negative], 1)
-        features = self.towers(batch.user, item_PN)
         total = torch.zeros(())
         if self.rank is not None:
-            score_PN = weigh(self.rank, features)
+            assert batch.negative is not None
+            score_PN = self.towers(self.rank, batch.user, torch.cat([batch.item.unsqueeze(1), batch.negative], 1))
             total = losses.bce(score_PN[:, 0], score_PN[:, 1:])
         if self.rating is not None and batch.rating is not None:
+            user, item = (
+                self.towers.user_side(self.towers.user(batch.user)),
+                self.towers.item_side(self.towers.item(batch.item)),
+            )
             bias_P = self.rating.user_bias(batch.user).squeeze(-1)
-            prediction_P = self.rating([each[:, 0] for each in features], bias_P, batch.item)
+            prediction_P = self.rating(self.towers.features(user, item), bias_P, batch.item)
             squared = losses.mse(prediction_P, batch.rating)
             total = squared if self.rank is None else total + self.rating_weight * squared
         return total

@@ -22,7 +22,7 @@ def strongest(similarity: Callable[[int, int], csr_matrix], n_items: int, k: int
     """The k most similar items of each item; ties go to the lower index.
 
     Args:
-        similarity: Called with start and stop, gives the rows `[start:stop]` of the similarity matrix, `[stop - start, N]`.
+        similarity: Called with start and stop, gives rows `start:stop` of the similarity matrix, `[stop - start, N]`.
         n_items: N.
         k: Neighbours kept; rows with fewer are padded with weight 0.
 

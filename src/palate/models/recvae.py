@@ -4,8 +4,8 @@ z ~ q(z | x) = N(mu, var), mu when asked;  score(u, .) = V z + c
 loss = -sum_{i in history} log softmax(score)_i + gamma * |history| * KL(q(z | x) | p(z | x))
 p(z | x) = 3/20 N(0, 1) + 3/4 q_old(z | x) + 1/10 N(0, e^10)
 
-q_old is the encoder of the epoch before. An epoch is three passes that step the encoder (with dropout of the input), a copy
-of it into q_old, and one pass that steps the decoder (without dropout).
+q_old is the encoder of the epoch before. An epoch is three passes that step the encoder (with dropout of the input), a
+copy of it into q_old, and one pass that steps the decoder (without dropout).
 
 Legend: B users, N items, D hidden width, Z latent width.
 """

@@ -2,8 +2,8 @@
 
 score(u, i) = sum_{j in history} sum_v p(v | j)^alpha p(i | v)^alpha / degree(i)^beta
 
-with p(v | j) = 1 / degree(j) for each user v of item j, p(i | v) = 1 / degree(v) (Paudel et al. 2017). The k strongest j of
-each i are kept.
+with p(v | j) = 1 / degree(j) for each user v of item j, p(i | v) = 1 / degree(v) (Paudel et al. 2017). The k strongest
+j of each i are kept.
 """
 
 from __future__ import annotations

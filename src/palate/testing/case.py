@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 
 from palate.config import Training
-from palate.data.dataset import Dataset
+from palate.data.dataset import Dataset, Queries
 from palate.data.parts import Split
 from palate.models.base import Model
 
@@ -77,3 +78,19 @@ class Case:
         model = self.new(data)
         model.fit(data or self.train, replace(self.training, seed=seed, epochs=epochs))
         return model
+
+    def known(self, model: Model) -> Queries:
+        """Every user of train, with their history."""
+        return self.train.queries(np.arange(self.train.n_users), model.spec)
+
+    def mixed(self, model: Model) -> Queries:
+        """Six known users, the histories of five strangers, and a stranger without any."""
+        some = self.known(model).take(torch.arange(12))
+        user = torch.where(torch.arange(12) < 6, some.user, -1)
+        keep = some.history.row_of_value < 11
+        return Queries(user, some.history.keep(keep), None if some.ratings is None else some.ratings[keep])
+
+
+def unknown(queries: Queries) -> Queries:
+    """The same histories of people the model has never seen."""
+    return Queries(torch.full_like(queries.user, -1), queries.history, queries.ratings)

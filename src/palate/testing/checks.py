@@ -19,7 +19,7 @@ from palate.data.dataset import Dataset, Queries
 from palate.data.ragged import Ragged
 from palate.errors import CannotAnswer, DataError
 from palate.models.base import GradientModel, Model
-from palate.testing.case import BRIEF, Case
+from palate.testing.case import BRIEF, Case, unknown
 
 NEEDS = frozenset({"interactions", "rating", "time", "item_features", "user_features", "item_text", "item_image"})
 ANSWERS = frozenset({"known_user", "history", "new_item", "new_user", "similar_items", "rating"})
@@ -40,31 +40,10 @@ def _close(left: Tensor, right: Tensor, broken: str) -> None:
     torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-3, msg=lambda how: f"{broken}\n{how}")
 
 
-def _known(data: Dataset, model: Model) -> Queries:
-    return data.queries(np.arange(data.n_users), model.spec)
-
-
-def _strangers(queries: Queries) -> Queries:
-    """The same histories of people the model has never seen."""
-    return Queries(torch.full_like(queries.user, -1), queries.history, queries.ratings)
-
-
-def _mixed(case: Case, model: Model) -> Queries:
-    """Known users, histories of strangers, and a stranger without any."""
-    rows, known = torch.arange(12), _known(case.train, model)
-    some, user = known.take(rows), torch.arange(12)
-    user[6:] = -1
-    kept = torch.ones(12)
-    kept[11] = 0
-    keep = kept.bool()[some.history.row_of_value]
-    ratings = None if some.ratings is None else some.ratings[keep]
-    return Queries(user, some.history.keep(keep), ratings)
-
-
 def shape_and_type(case: Case) -> None:
     """Scores are float32 `[B, N]` and finite, also for strangers; so are predictions, inside the rating scale."""
     model = _fitted(case)
-    for queries in (_known(case.train, model), _mixed(case, model)):
+    for queries in (case.known(model), case.mixed(model)):
         scores = model.score(queries)
         _demand(scores.shape == (len(queries), case.train.n_items), f"scores have shape {tuple(scores.shape)}")
         _demand(scores.dtype == torch.float32, f"scores are {scores.dtype}, not float32")
@@ -85,7 +64,7 @@ def _in_scale(model: Model, predictions: Tensor) -> None:
 def deterministic(case: Case) -> None:
     """The same question gets the same answer, and what is done to an answer does not reach the model."""
     model = _fitted(case)
-    for queries in (_known(case.train, model), _mixed(case, model), _strangers(_known(case.train, model))):
+    for queries in (case.known(model), case.mixed(model), unknown(case.mixed(model))):
         first = model.score(queries)
         kept = first.clone()
         first.fill_(-torch.inf)
@@ -95,7 +74,7 @@ def deterministic(case: Case) -> None:
 def batch_size(case: Case) -> None:
     """An answer does not depend on who else is asked about."""
     model = _fitted(case)
-    queries = _mixed(case, model)
+    queries = case.mixed(model)
     alone = torch.cat([model.score(queries.take(torch.tensor([row]))) for row in range(len(queries))])
     _close(model.score(queries), alone, "scores depend on the batch")
     if "rating" in model.answers:
@@ -116,7 +95,7 @@ def row_order(case: Case) -> None:
             tables = (case.train.item_table, case.train.user_table)
             data = Dataset.from_frame(rows, *tables, rating_scale=case.train.rating_scale)
             models.append(case.fit(data))
-        left, right = (model.score(_known(data, model)) for model in models)
+        left, right = (model.score(data.queries(np.arange(data.n_users), model.spec)) for model in models)
         _close(left, right, "the order of the input rows decides")
 
 
@@ -139,7 +118,7 @@ def round_trip(case: Case) -> None:
     copy = case.model(config, model.spec)
     copy.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()})
     copy.eval()
-    queries = _mixed(case, model)
+    queries = case.mixed(model)
     _demand(bool((copy.score(queries) == model.score(queries)).all()), "a reloaded model scores differently")
     if "rating" in model.answers:
         item = torch.arange(len(queries))
@@ -180,12 +159,12 @@ def answers_honoured(case: Case) -> None:
     item = torch.zeros(1, dtype=torch.int64)
     if "rating" not in model.answers:
         try:
-            model.predict(_known(case.train, model).take(item), item)
+            model.predict(case.known(model).take(item), item)
         except CannotAnswer:
             pass
         else:
             raise AssertionError("predict answered although rating is not in answers")
-    strangers = _strangers(_known(case.train, model))
+    strangers = unknown(case.known(model))
     scores = model.score(strangers)
     if "history" not in model.answers:
         _demand(torch.equal(scores, model.fallback.score(strangers)), "histories are not left to popularity")
@@ -221,10 +200,10 @@ def new_items(case: Case) -> None:
 def beats_popularity(case: Case) -> None:
     """Later choices rank above what is as popular, for known users and by history; ratings beat the mean rating."""
     model, test = _fitted(case), case.parts.test
-    queries = _known(case.train, model)
+    queries = case.known(model)
     if not case.popular:
         popular = _found(case, model.fallback.score(queries))
-        for name, asked in (("known_user", queries), ("history", _strangers(queries))):
+        for name, asked in (("known_user", queries), ("history", unknown(queries))):
             found = _found(case, model.score(asked)) if name in model.answers else 1.0
             _demand(found > popular + 0.05, f"{name}: {found:.3f}, popularity {popular:.3f}")
     if "rating" in model.answers and test.rating is not None:
@@ -267,7 +246,7 @@ def random_state(case: Case) -> None:
     model = case.new()
     before = torch.get_rng_state(), _numpy_state()
     model.fit(case.train, replace(case.training, epochs=1))
-    model.score(_mixed(case, model))
+    model.score(case.mixed(model))
     _demand(torch.equal(before[0], torch.get_rng_state()), "torch's global generator was used")
     _demand(bool((before[1] == _numpy_state()).all()), "numpy's global generator was used")
 
@@ -286,8 +265,8 @@ def small_data(case: Case) -> None:
     for frame in (alone, same_item, alone.head(1), equal):
         data = Dataset.from_frame(frame, train.item_table, train.user_table)
         model = case.fit(data, epochs=1)
-        queries = _known(data, model)
-        for asked in (queries, _strangers(queries)):
+        queries = data.queries(np.arange(data.n_users), model.spec)
+        for asked in (queries, unknown(queries)):
             _demand(bool(model.score(asked).isfinite().all()), f"{len(data)} rows: a score is not finite")
             if "rating" in model.answers:
                 _in_scale(model, model.predict(asked, torch.zeros(len(asked), dtype=torch.int64)))

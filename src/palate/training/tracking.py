@@ -3,13 +3,11 @@
     with TensorBoard("runs/logs") as tracker:
         model.fit(data, training, validate, on_epoch=tracker.on_epoch)
 
-Both write the same names: `train/loss`, `train/samples_per_second`, and `valid/NAME` for each metric on valid, over epochs.
+Both write the same names over epochs: `train/loss`, `train/samples_per_second`, and `valid/NAME` for each metric on valid.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,7 +34,11 @@ class TensorBoard:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self._writer = _import("torch.utils.tensorboard", "TensorBoard").SummaryWriter(str(folder))
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingExtra(f"TensorBoard is not installed ({error}): pip install 'palate[track]'") from error
+        self._writer: Any = SummaryWriter(str(folder))
 
     def __enter__(self) -> TensorBoard:
         return self
@@ -68,7 +70,11 @@ class MLflow:
     def __init__(
         self, experiment: str = "palate", name: str | None = None, settings: dict[str, Any] | None = None
     ) -> None:
-        self._mlflow = _import("mlflow", "MLflow")
+        try:
+            import mlflow
+        except ImportError as error:
+            raise MissingExtra(f"MLflow is not installed ({error}): pip install 'palate[track]'") from error
+        self._mlflow: Any = mlflow
         self._mlflow.set_experiment(experiment)
         self.run_id: str = self._mlflow.start_run(run_name=name).info.run_id
         if settings:
@@ -87,20 +93,3 @@ class MLflow:
         # MLflow takes no "@" in a name: ndcg@10 is written as ndcg_at_10.
         named = {name.replace("@", "_at_"): value for name, value in values(record).items()}
         self._mlflow.log_metrics(named, step=record.epoch, run_id=self.run_id)
-
-
-def both(*callbacks: Callable[[Epoch], None]) -> Callable[[Epoch], None]:
-    """One `on_epoch` that calls several, in order."""
-
-    def on_epoch(record: Epoch) -> None:
-        for callback in callbacks:
-            callback(record)
-
-    return on_epoch
-
-
-def _import(module: str, name: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtra(f"{name} is not installed ({error}): pip install 'palate[track]'") from error

@@ -1,0 +1,33 @@
+"""Step 1: the least a model can be. It predicts the same number for every user and item."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from palate.data.dataset import Dataset, Queries
+from palate.models.base import Model
+from palate.training.job import Epoch, Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstantConfig:
+    """Settings of `constant`."""
+
+    value: float = 3.0
+    """The prediction."""
+
+
+class Constant(Model):
+    """score(u, i) = value"""
+
+    Config = ConstantConfig
+    answers = frozenset({"known_user", "history", "rating"})  # scores are in rating units
+
+    def _fit(self, data: Dataset, job: Job) -> list[Epoch]:
+        return []  # one record for each epoch; there is none
+
+    def _score(self, queries: Queries) -> Tensor:
+        return torch.full((len(queries), self.spec.n_items), self.config.value)

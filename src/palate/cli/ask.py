@@ -1,0 +1,142 @@
+"""Questions to a saved run: `palate evaluate | recommend | similar`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import polars as pl
+from cyclopts import Parameter
+
+from palate import artifact
+from palate.cli.options import Beside, Flat, Reading, Switch, dataset
+from palate.cli.show import short, table
+from palate.data.dataset import Dataset
+from palate.errors import ConfigError
+from palate.evaluation.evaluate import evaluate as judge
+from palate.models import MODELS
+from palate.recommender import Recommender
+
+
+def evaluate(
+    run: Path,
+    data: str | None = None,
+    *,
+    part: Literal["test", "valid"] = "test",
+    metric: list[str] | None = None,
+    reading: Annotated[Reading, Flat] = Reading(),  # noqa: B008
+) -> None:
+    """Judge a trained recommender on the part it was not trained on, or on other data.
+
+    Args:
+        run: Folder that `palate train` or `Recommender.save` wrote.
+        data: Other interactions with the same ids: a file, a data set's name, or a query. Default: the held-out part.
+        part: Which held-out part.
+        metric: A metric, for example ndcg@10; may be given several times. Default: all that suit model and data.
+        reading: How DATA is read.
+    """
+    if data is not None:
+        print(Recommender.load(run).evaluate(dataset(data, reading, Beside()), metric))
+        return
+    whole = artifact.read(run, MODELS)
+    if part not in whole.parts or not len(whole.parts[part]):
+        raise ConfigError(f"{run} holds no {part} part; name data to evaluate on: palate evaluate {run} DATA")
+    print(judge(whole.model, whole.parts[part], metric))
+
+
+def recommend(
+    run: Path,
+    *,
+    user: list[str] | None = None,
+    history: list[str] | None = None,
+    k: Annotated[int, Parameter(name="-k")] = 10,
+    include_seen: Annotated[bool, Switch] = False,
+    json: Annotated[bool, Switch] = False,
+    csv: Annotated[bool, Switch] = False,
+) -> None:
+    """Lists for known users, or for people of whom a history is given.
+
+    Args:
+        run: Folder that `palate train` or `Recommender.save` wrote.
+        user: A user's id; may be given several times.
+        history: In place of --user: item ids with commas between them, oldest first; may be given several times.
+        k: List length.
+        include_seen: List items of the history too.
+        json: Print JSON instead of tables.
+        csv: Print CSV instead of tables.
+    """
+    if (user is None) == (history is None):
+        raise ConfigError("give either --user ID or --history ID,ID")
+    recommender = Recommender.load(run)
+    data, exclude = recommender.data, not include_seen
+    if user is not None:
+        people = [data.users.parse(one) for one in user]
+        found = recommender.recommend(people, k=k, exclude_seen=exclude)
+        names = {person: f"user {person}" for person in people}
+    else:
+        given = [[data.items.parse(one) for one in line.split(",") if one] for line in history or []]
+        found = recommender.recommend(history=given, k=k, exclude_seen=exclude)
+        names = {place: f"history {line}" for place, line in enumerate(history or [])}
+    found = _titled(found, data)
+    if json or csv:
+        print(_plain(found, json))
+        return
+    for person, name in names.items():
+        print(f"{name}: {_one(found.filter(pl.first() == person), data)}")
+
+
+def similar(
+    run: Path,
+    *,
+    item: list[str],
+    k: Annotated[int, Parameter(name="-k")] = 10,
+    json: Annotated[bool, Switch] = False,
+    csv: Annotated[bool, Switch] = False,
+) -> None:
+    """The items most like one item.
+
+    Args:
+        run: Folder that `palate train` or `Recommender.save` wrote.
+        item: An item's id; may be given several times.
+        k: List length.
+        json: Print JSON instead of tables.
+        csv: Print CSV instead of tables.
+    """
+    recommender = Recommender.load(run)
+    data = recommender.data
+    frames = []
+    for one in map(data.items.parse, item):
+        found = _titled(recommender.similar(one, k), data)
+        frames.append(found.select(pl.lit(one).alias("of"), pl.all()))
+        if not (json or csv):
+            [title] = data.titles(data.items.index([one]))
+            print(f"like {one} ({title}): " + (_table(found) if found.height else "nobody had it with another item"))
+    if json or csv:
+        print(_plain(pl.concat(frames), json))
+
+
+def _titled(found: pl.DataFrame, data: Dataset) -> pl.DataFrame:
+    """With a column of titles, where the items have any."""
+    if data.item_table is None or not {"title", "name"} & set(data.item_table.columns):
+        return found
+    titles = pl.Series("title", [short(t) for t in data.titles(data.items.index(found["item_id"]))], pl.String)
+    return found.insert_column(found.columns.index("item_id") + 1, titles)
+
+
+def _one(found: pl.DataFrame, data: Dataset) -> str:
+    if found.is_empty():
+        return f"nothing to recommend: all {data.n_items:,} items are in the history (--include-seen lists them too)"
+    return _table(found)
+
+
+def _table(found: pl.DataFrame) -> str:
+    columns: Sequence[str] = [c for c in ("rank", "item_id", "title", "score") if c in found.columns]
+    return f"route {found['route'][0]}\n{table(columns, found.select(columns).rows())}\n"
+
+
+def _plain(found: pl.DataFrame, as_json: bool) -> str:
+    if as_json:
+        return json.dumps(found.to_dicts(), ensure_ascii=False, indent=1)
+    return found.write_csv().rstrip()

@@ -1,0 +1,18 @@
+"""`palate demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def demo(*, out: Path = Path("runs/demo"), data: str = "movielens-100k", seed: int = 0) -> None:
+    """The whole way: gather, split, train NeuMF beside baselines, evaluate, recommend, report. About a minute.
+
+    Args:
+        out: Folder for the artifact, the learning curve and the report.
+        data: Name of a data set, as `palate data sources` lists it.
+        seed: Decides the split, the training and the people shown.
+    """
+    from palate.demo import run
+
+    run(out, data, seed)

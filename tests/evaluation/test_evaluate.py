@@ -1,0 +1,326 @@
+"""evaluate(): values, means and intervals by hand; slices; candidates; JSON; faults."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from math import log2
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from tiny import Popular, Table, TableConfig, dataset, part, queries
+
+from palate.data.dataset import Dataset
+from palate.data.ragged import Ragged
+from palate.errors import CannotAnswer, ConfigError, DataError, TrainingError
+from palate.evaluation.evaluate import Evaluation, evaluate
+from palate.evaluation.protocol import Protocol, given_candidates
+from palate.evaluation.ranked import tag_vectors
+
+TRAIN = [(1, 10, 4.0), (1, 11, 2.0), (2, 11, 5.0), (2, 12, 3.0), (3, 13, 4.0)]
+# Users 1, 2, 3 are 0, 1, 2; items 10 .. 13 are 0 .. 3.
+SCORES = [[9, 8, 7, 6], [1, 2, 3, 4], [4, 3, 2, 1]]
+
+
+def fitted(table=SCORES, train=None, rates=False, scale=None) -> Table:
+    model = Table(table, rates=rates, scale=scale)
+    model.fit(dataset(TRAIN) if train is None else train)
+    return model
+
+
+@pytest.fixture
+def test_part() -> Dataset:
+    """User 1 finds item 12 later, user 2 items 10 and 13, user 3 a new item; user 4 is new."""
+    return part(dataset(TRAIN), [(1, 12, 5.0), (2, 10, 1.0), (2, 13, 4.0), (3, 99, 3.0), (4, 11, 5.0)])
+
+
+def test_by_hand(test_part):
+    model = fitted([[9, 8, 7, 6], [1, 2, 3, 4], [4, 3, 2, 1]])
+    found = evaluate(model, test_part, ["ndcg@2", "recall@2", "hit@1", "coverage@2", "rmse"])
+    # User 1 (seen 0, 1): list 2, 3; target 2 first. User 2 (seen 1, 2): list 3, 0; targets 0, 3 both. User 3 (seen 3):
+    # list 0, 1; target 99 unknown. User 4 gets popularity, 11 twice, then 10, 12, 13 once each: list 1, 0; target 1.
+    assert found.users.to_list() == [1, 2, 3, 4]
+    assert found.values["ndcg@2"].tolist() == [1.0, 1.0, 0.0, 1.0]
+    assert found.values["recall@2"].tolist() == [1.0, 1.0, 0.0, 1.0]
+    assert found.values["hit@1"].tolist() == [1.0, 1.0, 0.0, 1.0]
+    assert found["recall@2"].value == 0.75
+    assert found["recall@2"].n == 4
+    assert 0 <= found["recall@2"].low < 0.75 < found["recall@2"].high <= 1
+    assert found["coverage@2"].value == 1.0  # items 2, 3; 3, 0; 0, 1; 1, 0
+    assert found.exposure.tolist() == [3, 2, 1, 2]
+    assert found.popularity.tolist() == [1, 2, 1, 1]
+    assert "rmse" not in found.estimates  # this model does not predict ratings
+    assert found.routes == {"known_user": 0.75, "history": 0.0, "popularity": 0.25}
+    assert found.notes == (
+        "1 of 5 targets count as never found: new to the model, or already seen and so kept out of the lists",
+    )
+
+
+def test_slices(test_part):
+    found = evaluate(fitted(), test_part, ["recall@2"])
+    assert {name: (s.rows, s.users) for name, s in found.slices.items()} == {
+        "all": (5, 4),
+        "warm": (3, 2),
+        "new_user": (1, 1),
+        "new_item": (1, 1),
+    }
+    assert found.slices["warm"].estimates["recall@2"].value == 1.0
+    assert found.slices["warm"].estimates["recall@2"].n == 2
+    assert found.slices["new_item"].estimates["recall@2"].value == 0.0
+    assert np.isnan(found.slices["new_user"].values["recall@2"]).tolist() == [True, True, True, False]
+
+
+def test_a_user_with_warm_and_new_targets_is_in_both_slices():
+    test = part(dataset(TRAIN), [(1, 12, 5.0), (1, 99, 5.0)])
+    found = evaluate(fitted(), test, ["recall@2"])
+    assert found["recall@2"].value == 0.5
+    assert found.slices["warm"].estimates["recall@2"].value == 1.0
+    assert found.slices["new_item"].estimates["recall@2"].value == 0.0
+
+
+def test_nothing_new_gives_one_slice():
+    found = evaluate(fitted(), part(dataset(TRAIN), [(1, 12, 5.0)]), ["recall@2"])
+    assert list(found.slices) == ["all"]
+    assert found.notes == ()
+
+
+def test_rating_errors_by_hand(test_part):
+    model = fitted([[3, 3, 4, 3], [2, 3, 3, 3], [3, 3, 3, 3]], rates=True, scale=(1.0, 5.0))
+    found = evaluate(model, test_part, ["rmse", "mae", "user_rmse", "user_mae"])
+    # User 1: 12 predicted 4, true 5: -1. User 2: 10 at 2, true 1: 1; 13 at 3, true 4: -1. The rest is the fallback's:
+    # mean of all 18 / 5 = 3.6. New item 99 for user 3: their deviation (4 - 3.6) / 11 on top, true 3. New user 4 on
+    # item 11: its deviation (2 - 3.6 + 5 - 3.6) / 12 on top, true 5.
+    third, fourth = 3.6 + 0.4 / 11 - 3, 3.6 - 0.2 / 12 - 5
+    errors = [-1, 1, -1, third, fourth]
+    assert found["rmse"].value == pytest.approx(np.sqrt(np.mean(np.square(errors))), abs=1e-6)
+    assert found["mae"].value == pytest.approx(np.mean(np.abs(errors)), abs=1e-6)
+    by_user = [1.0, 1.0, abs(third), abs(fourth)]
+    assert found["user_rmse"].value == pytest.approx(np.mean(by_user), abs=1e-6)
+    assert found["user_mae"].value == pytest.approx(np.mean(by_user), abs=1e-6)
+    assert found.values["rmse"].tolist() == pytest.approx(by_user, abs=1e-6)
+    assert found.slices["all"].ratings.tolist() == [1, 2, 1, 1]
+    assert found.slices["warm"].estimates["rmse"].value == pytest.approx(1.0)
+    assert found.slices["new_item"].estimates["mae"].value == pytest.approx(abs(third), abs=1e-6)
+    assert found["rmse"].low <= found["rmse"].value <= found["rmse"].high
+
+
+def test_defaults_follow_the_model_and_the_part(test_part):
+    rater, ranker = fitted(rates=True), fitted()
+    both = evaluate(rater, test_part)
+    lists = evaluate(ranker, test_part)
+    assert set(both.estimates) - set(lists.estimates) == {"rmse", "mae"}
+    assert list(lists.estimates) == [m for m in Protocol().metrics if m not in ("rmse", "mae")]
+    assert both.protocol.hash == lists.protocol.hash  # so that they compare
+
+
+def test_every_metric_has_a_value(test_part):
+    from palate.evaluation.metrics import METRICS
+
+    names = [name if metric.cut == "never" else f"{name}@2" for name, metric in METRICS.items()] + ["auc"]
+    found = evaluate(fitted(rates=True), test_part, names)
+    assert list(found.estimates) == names
+    for estimate in found.estimates.values():
+        assert estimate.low <= estimate.value + 1e-12
+        assert estimate.value <= estimate.high + 1e-12
+
+
+def test_relevance_is_a_matter_of_rating(test_part):
+    found = evaluate(fitted(rates=True), test_part, ["recall@2", "rmse"], protocol=Protocol(min_rating=4.0))
+    # Targets: 12 of user 1, 13 of user 2, 11 of user 4; user 3 has none.
+    assert np.isnan(found.values["recall@2"]).tolist() == [False, False, True, False]
+    assert found["recall@2"].n == 3
+    assert found["rmse"].n == 4  # all rows
+
+
+def test_a_target_twice_counts_once():
+    rows = [(1, 12), (1, 12), (1, 13)]
+    train = dataset([(1, 10), (2, 11), (2, 12), (2, 13)])
+    found = evaluate(fitted([[9, 8, 7, 6], [1, 2, 3, 4]], train), part(train, rows), ["recall@2", "precision@2"])
+    assert found["recall@2"].value == 0.5  # of two targets; the list is 11, 12
+    assert found["precision@2"].value == 0.5
+
+
+def test_seen_targets_are_kept_out_or_found_as_the_protocol_says():
+    train = dataset([(1, 10), (1, 11), (2, 12)])
+    test = part(train, [(1, 10), (1, 12)])
+    model = fitted([[9, 8, 7], [1, 2, 3]], train)
+    assert evaluate(model, test, ["recall@1"])["recall@1"].value == 0.5
+    assert evaluate(model, test, ["hit@1"], protocol=Protocol(exclude_seen=False))["hit@1"].value == 1.0
+    everything = part(dataset([(1, 10), (1, 11), (1, 12), (2, 12)]), [(1, 10)])
+    assert evaluate(fitted([[9, 8, 7], [1, 2, 3]], train), everything, ["hit@3", "coverage@3"])["hit@3"].value == 0.0
+
+
+def many(n_users=60, n_items=150, per_user=3):
+    """A train part and a test part in which user u has the next items."""
+    rng = np.random.default_rng(0)
+    train, test = [], []
+    for user in range(n_users):
+        items = rng.permutation(n_items)[: 2 * per_user]
+        train += [(user, int(i), float(rng.integers(1, 6))) for i in items[:per_user]]
+        test += [(user, int(i), float(rng.integers(1, 6))) for i in items[per_user:]]
+    train += [(n_users, i, 3.0) for i in range(n_items)]
+    return dataset(train), test
+
+
+def test_uni99_gives_a_constant_scorer_ten_of_a_hundred():
+    train, test = many(per_user=1)
+    model = fitted(np.zeros((61, 150)), train)
+    found = evaluate(model, part(train, test), ["hit@10", "auc"], candidates="uni99")
+    assert found["hit@10"].value == pytest.approx(0.1)
+    assert found.values["hit@10"].tolist() == pytest.approx([0.1] * 60)
+    assert found["auc"].value == 0.5
+    assert found.protocol.candidates == "uni99"
+
+
+def test_uni99_samples_by_seed_and_not_by_model_or_block():
+    train, test = many(n_items=300, per_user=1)
+    scores = np.random.default_rng(1).normal(size=(61, 300))
+    model, held = fitted(scores, train), part(train, test)
+    one = evaluate(model, held, ["ndcg@10"], candidates="uni99")
+    again = evaluate(fitted(scores * 2, train), held, ["ndcg@10"], candidates="uni99", block=7)
+    other = evaluate(model, held, ["ndcg@10"], candidates="uni99", protocol=Protocol(seed=1))
+    assert one.values["ndcg@10"].tolist() == again.values["ndcg@10"].tolist()
+    assert one.values["ndcg@10"].tolist() != other.values["ndcg@10"].tolist()
+    full = evaluate(model, held, ["ndcg@10"])
+    assert one["ndcg@10"].value > full["ndcg@10"].value  # fewer rivals
+    assert len({e.protocol.hash for e in (one, other, full)}) == 3
+
+
+def test_given_candidates_compete_with_the_targets(test_part):
+    frame = pl.DataFrame({"user_id": [1, 2, 4], "negatives": [[13], [12], [10, 12]]})
+    lists = given_candidates(test_part, frame)
+    found = evaluate(fitted(), test_part, ["hit@1", "coverage@1"], candidates=lists)
+    # User 1: 12 against 13; user 2: 10, 13 (12 is seen); user 3: nothing to list; user 4: 11 against 10, 12.
+    assert found.values["hit@1"].tolist() == [1.0, 1.0, 0.0, 1.0]
+    assert found.exposure.tolist() == [0, 1, 1, 1]
+    assert found.protocol.candidates == "given"
+    assert found.protocol.given
+    with pytest.raises(DataError, match="3 candidate lists do not match the part's 4 users"):
+        evaluate(fitted(), test_part, ["hit@1"], candidates=Ragged.empty(3))
+    with pytest.raises(ConfigError, match="given_candidates"):
+        evaluate(fitted(), test_part, ["hit@1"], candidates=None, protocol=Protocol(candidates="given"))
+
+
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_blocks_change_nothing(block):
+    train, test = many()
+    model = fitted(np.random.default_rng(2).integers(0, 5, (61, 150)), train, rates=True)
+    held = part(train, [*test, (0, 777, 3.0), (888, 3, 3.0)])
+    metrics = ["ndcg@10", "auc", "coverage@5", "diversity@5", "rmse"]
+    once, again = evaluate(model, held, metrics), evaluate(model, held, metrics, block=block)
+    assert json.dumps(once.to_dict()["slices"]) == json.dumps(again.to_dict()["slices"])
+    assert (once.exposure == again.exposure).all()
+
+
+def test_intervals_of_catalogue_metrics_hold_the_value():
+    train, test = many()
+    found = evaluate(fitted(np.random.default_rng(2).normal(size=(61, 150)), train), part(train, test))
+    for name in ("coverage@10", "gini@10"):
+        assert 0 <= found[name].low < found[name].value < found[name].high <= 1
+
+
+def test_one_user_one_item():
+    train = dataset([(1, 10), (2, 11)])
+    found = evaluate(fitted([[1, 2], [2, 1]], train), part(train, [(1, 11)]))
+    assert found["ndcg@10"].value == found["ndcg@10"].low == found["ndcg@10"].high == 1.0
+    assert found["coverage@10"].value == 0.5
+
+
+def test_popularity_stands_in_where_a_model_has_no_answer(test_part):
+    model = Popular(TableConfig(), dataset(TRAIN).spec)
+    model.fit(dataset(TRAIN))
+    found = evaluate(model, test_part, ["hit@1"])
+    assert found.routes == {"known_user": 0.0, "history": 0.0, "popularity": 1.0}
+    # Item 11 (two interactions) first; then 10, 12, 13 with one each, alike. User 1 has 10 and 11: 12 or 13, 1/2.
+    # User 2 has 11 and 12: 10 or 13, both targets. User 3: 11 is no target. User 4: 11.
+    assert found.values["hit@1"].tolist() == [0.5, 1.0, 0.0, 1.0]
+
+
+def test_vectors_for_diversity(test_part):
+    same = evaluate(fitted(), test_part, ["diversity@2"], item_vectors=torch.ones(4, 1))
+    tags = tag_vectors(pl.Series(["a", "b", "c", "d"]))
+    apart = evaluate(fitted(), test_part, ["diversity@2"], item_vectors=tags)
+    assert same["diversity@2"].value == pytest.approx(0.0)
+    assert apart["diversity@2"].value == pytest.approx(1.0)
+    assert same.protocol.hash != apart.protocol.hash
+
+
+def test_json_and_frame(test_part):
+    found = evaluate(fitted(rates=True), test_part, name="table", fit_seconds=1.5)
+    again = Evaluation.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False)))
+    assert str(again) == str(found)
+    assert again.protocol == found.protocol
+    assert again.frame().equals(found.frame())
+    assert again.frame("new_item").equals(found.frame("new_item"))
+    assert again.seconds["fit"] == 1.5
+    assert found.frame().columns[:2] == ["user_id", "ndcg@10"]
+    assert found.frame("new_user")["ndcg@10"].null_count() == 3
+    edited = found.to_dict()
+    edited["protocol"]["exclude_seen"] = False
+    with pytest.raises(ConfigError, match="edited"):
+        Evaluation.from_dict(edited)
+    with pytest.raises(ConfigError, match="format 2"):
+        Evaluation.from_dict({**found.to_dict(), "format": 2})
+    broken = found.to_dict()
+    del broken["routes"]
+    with pytest.raises(ConfigError, match="lacks 'routes'"):
+        Evaluation.from_dict(broken)
+
+
+def test_text_ids_stay_text():
+    train = dataset([("007", "x"), ("8", "y")])
+    found = evaluate(fitted([[1, 2], [2, 1]], train), part(train, [("007", "y")]), ["hit@1"])
+    assert Evaluation.from_dict(json.loads(json.dumps(found.to_dict()))).users.to_list() == ["007"]
+
+
+def test_the_printed_table_is_aligned(test_part):
+    text = str(evaluate(fitted(rates=True), test_part, name="table", fit_seconds=2.0))
+    lines = text.splitlines()
+    assert lines[0].startswith("table: 5 rows of 4 users, protocol ")
+    table = lines[2 : lines.index("", 2)]
+    assert table[0].split() == ["metric", "value", "95", "%", "interval", "users", "warm", "new_user", "new_item"]
+    assert len({len(line) for line in table}) == 1
+    assert "2.0 s to fit" in text
+    assert "answered by known_user 75.0%, popularity 25.0%" in text
+    assert max(map(len, lines)) <= 120
+
+
+def test_a_metric_that_was_not_measured(test_part):
+    with pytest.raises(ConfigError, match=r"'rmse' was not measured for Table; there is hit@1"):
+        evaluate(fitted(), test_part, ["hit@1"])["rmse"]
+
+
+def test_faults(test_part):
+    model = fitted()
+    with pytest.raises(DataError, match="no rows"):
+        evaluate(model, test_part.take(np.zeros(5, dtype=bool)))
+    with pytest.raises(DataError, match="not a part of a split"):
+        evaluate(model, dataset(TRAIN))
+    with pytest.raises(DataError, match=r"no row of the part has a rating of 6\.0 or more"):
+        evaluate(model, test_part, protocol=Protocol(min_rating=6.0))
+    with pytest.raises(DataError, match="needs ratings"):
+        evaluate(model, replace(test_part, rating=None), protocol=Protocol(min_rating=4.0))
+    with pytest.raises(CannotAnswer, match="rmse cannot be had"):
+        evaluate(model, test_part, ["rmse"])
+    with pytest.raises(ConfigError, match="unknown metric"):
+        evaluate(model, test_part, ["ndgc@10"])
+
+
+def test_predictions_that_are_not_numbers_are_an_error(test_part):
+    with pytest.raises(TrainingError, match="predicted NaN"):
+        evaluate(fitted(np.full((3, 4), np.nan), rates=True), test_part, ["rmse"])
+
+
+def test_the_catalogue_comes_from_training(test_part):
+    found = evaluate(fitted(), test_part, ["novelty@1"])
+    # Lists 12; 13; 10; 11 of popularity 1, 1, 1, 2 among 3 people.
+    assert found["novelty@1"].value == pytest.approx((3 * log2(3) + log2(3 / 2)) / 4)
+
+
+def test_queries_helper_is_what_evaluate_asks(test_part):
+    asked = test_part.queries(test_part.active_users, fitted().spec)
+    assert asked.user.tolist() == [0, 1, 2, -1]
+    assert [asked.history[i].tolist() for i in range(4)] == [[0, 1], [1, 2], [3], []]
+    assert queries(2).user.tolist() == [0, 1]

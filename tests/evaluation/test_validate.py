@@ -1,0 +1,149 @@
+"""Validator: what it watches, the loss on valid, and that it leaves training alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import Popular, Slope, Table, TableConfig, dataset, part
+
+from palate.config import Training
+from palate.errors import CannotAnswer, ConfigError, DataError
+from palate.evaluation.evaluate import evaluate
+from palate.evaluation.validate import Validator, known_only
+from palate.training.loop import Validate
+
+TRAIN = [(1, 10, 4.0), (1, 11, 2.0), (2, 11, 5.0), (2, 12, 3.0), (3, 13, 4.0)]
+VALID = [(1, 12, 5.0), (2, 10, 1.0), (3, 99, 3.0), (4, 11, 5.0), (3, 11, 2.0)]
+
+
+@pytest.fixture
+def valid():
+    """Rows of known users and items, one of a new item, one of a new user."""
+    return part(dataset(TRAIN), VALID)
+
+
+@pytest.fixture
+def model():
+    return Slope(TableConfig(), dataset(TRAIN).spec)
+
+
+def test_auto_follows_the_model(valid, model):
+    ranker = Table(np.eye(3, 4))
+    wishing = Table(np.eye(3, 4), rates=True)
+    wishing.monitor = "recall@5"
+    for who, data, metric, higher in (
+        (model, valid, "rmse", False),
+        (ranker, valid, "ndcg@10", True),
+        (model, replace(valid, rating=None), "ndcg@10", True),
+        (wishing, valid, "recall@5", True),
+    ):
+        validator: Validate = Validator(data, who)
+        assert (validator.metric, validator.higher_is_better) == (metric, higher)
+    assert not Validator(valid, model, "mae").higher_is_better
+
+
+def test_the_metric_is_evaluates(valid, model):
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([2.0, 3.0, 4.0, 1.0]))
+    for metric in ("rmse", "mae", "user_rmse", "ndcg@2", "auc", "novelty@2"):
+        if metric == "novelty@2":
+            with pytest.raises(ConfigError, match="cannot choose an epoch"):
+                Validator(valid, model, metric)
+            continue
+        found = Validator(valid, model, metric)(model.eval())
+        assert found[metric] == pytest.approx(evaluate(model, valid, [metric])[metric].value, rel=1e-12), metric
+
+
+def test_the_loss_counts_known_users_and_items_only(valid, model):
+    # Weights are 3: (12, 5), (10, 1), (11, 2) remain, with errors 2, 2, 1 once dropout is off.
+    found = Validator(valid, model)(model)
+    assert found["loss"] == pytest.approx((4 + 4 + 1) / 3)
+
+
+def test_the_model_may_be_monitored_by_its_loss(valid, model):
+    validator = Validator(valid, model, "loss")
+    assert validator.metric == "loss"
+    assert not validator.higher_is_better
+    assert validator(model) == {"loss": pytest.approx(3.0)}
+
+
+def test_a_part_of_strangers_has_no_loss(model):
+    strangers = part(dataset(TRAIN), [(7, 12, 5.0), (8, 99, 1.0)])
+    assert set(Validator(strangers, model)(model)) == {"rmse"}
+
+
+def test_only_gradient_models_have_a_loss(valid):
+    table = Table(np.eye(3, 4))
+    assert set(Validator(valid, table)(table)) == {"ndcg@10"}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_mode_and_random_state_stay_as_they_were(valid, model, training):
+    model.train(training)
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    first = Validator(valid, model)(model)
+    assert model.training is training
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert Validator(valid, model)(model) == first
+
+
+def test_the_same_chance_after_each_epoch(valid):
+    class Noisy(Slope):
+        def loss(self, batch):
+            return super().loss(batch) + torch.rand(()) + batch.user.float().mean() * 0
+
+        def batches(self, data, rng, size):
+            assert torch.rand(1, generator=rng).item() == pytest.approx(expected)
+            return super().batches(data, rng, size)
+
+    expected = torch.rand(1, generator=torch.Generator().manual_seed(3)).item()
+    noisy = Noisy(TableConfig(), dataset(TRAIN).spec)
+    validator = Validator(valid, noisy, seed=3)
+    assert validator(noisy)["loss"] == validator(noisy)["loss"]
+
+
+def test_a_sample_of_users_is_fixed(model):
+    train = [(u, i, 3.0) for u in range(40) for i in (u % 7, 7)]
+    valid = part(dataset(train), [(u, (u + 1) % 7, float(1 + u % 5)) for u in range(40)])
+    scorer = Slope(TableConfig(), dataset(train).spec)
+    one, again = Validator(valid, scorer, max_users=10, seed=1), Validator(valid, scorer, max_users=10, seed=1)
+    assert len(one.users) == len(np.unique(one.part.user)) == 10
+    assert one.users.tolist() == again.users.tolist() == sorted(one.users.tolist())
+    assert one.users.tolist() != Validator(valid, scorer, max_users=10, seed=2).users.tolist()
+    expected = np.sqrt(np.mean([(3 - (1 + u % 5)) ** 2 for u in one.users]))
+    assert one(scorer)["rmse"] == pytest.approx(expected)
+    assert len(Validator(valid, scorer, max_users=99).users) == 40
+
+
+def test_known_only_ends_where_the_model_ends(valid, model):
+    known = known_only(valid, model.spec)
+    assert (known.n_users, known.n_items, len(known)) == (3, 4, 3)
+    assert (known.history.n_users, known.history.n_items, len(known.history)) == (3, 4, 5)
+    assert known.items.ids.to_list() == [10, 11, 12, 13]
+
+
+def test_it_chooses_the_epoch_in_training(valid, model):
+    records = model.fit(dataset(TRAIN), Training(epochs=4, lr=0.1, patience=0), Validator(valid, model))
+    assert all(set(r.valid) == {"rmse", "loss"} for r in records)
+    best = min(records, key=lambda r: r.valid["rmse"])
+    assert Validator(valid, model)(model)["rmse"] == pytest.approx(best.valid["rmse"])
+
+
+def test_faults(valid, model):
+    with pytest.raises(ConfigError, match="did you mean 'ndcg'"):
+        Validator(valid, model, "ndgc@10")
+    for name in ("coverage@10", "popularity@10", "diversity@10"):
+        with pytest.raises(ConfigError, match="cannot choose an epoch"):
+            Validator(valid, model, name)
+    with pytest.raises(CannotAnswer, match="predicts ratings"):
+        Validator(valid, Table(np.eye(3, 4)), "rmse")
+    with pytest.raises(CannotAnswer, match="Popular is not"):
+        Validator(valid, Popular(TableConfig(), dataset(TRAIN).spec), "loss")
+    with pytest.raises(DataError, match="valid part of a split"):
+        Validator(dataset(TRAIN), model)
+    with pytest.raises(DataError, match="valid part of a split"):
+        Validator(valid.take(np.zeros(5, dtype=bool)), model)

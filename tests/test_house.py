@@ -1,0 +1,346 @@
+"""The rules of the house, checked against the source: layers, one loop, no code from files, sizes, start-up, words."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import palate
+
+ROOT = Path(__file__).resolve().parents[1]
+SRC = ROOT / "src"
+FILES = sorted((SRC / "palate").rglob("*.py"))
+NAMES = [str(path.relative_to(SRC / "palate")) for path in FILES]
+
+# From the bottom up; a file imports from its own layer or from one before it.
+LAYERS = [
+    {"palate"},
+    {"errors"},
+    {"config"},
+    {"data"},
+    {"training"},
+    {"models"},
+    {"evaluation"},
+    {"explanation"},
+    {"recommender", "artifact", "routes"},
+    {"tune"},
+    {"serving"},
+    {"testing"},
+    {"demo"},
+    {"cli", "__main__"},
+]
+
+# (importing, imported): why this pair may point at each other.
+CIRCLES = {
+    ("palate.data.dataset", "palate.data.split"): "Dataset.split, a convenience, looks its rule up when called",
+}
+
+# What is longer than the budget, and why it may be.
+LONG_FILES: dict[str, str] = {}
+LONG_FUNCTIONS: dict[str, str] = {}
+MANY_ARGUMENTS: dict[str, str] = {}
+
+TEN_MINUTES = [
+    "models/mf.py",
+    "models/base.py",
+    "training/loop.py",
+    "evaluation/rank.py",
+    "evaluation/evaluate.py",
+    "recommender.py",
+]
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def module(path: Path) -> str:
+    parts = path.relative_to(SRC).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module(path): path for path in FILES}
+
+
+def nodes(root: ast.AST) -> Iterator[ast.AST]:
+    """All nodes that run; what stands under `if TYPE_CHECKING` does not."""
+    if isinstance(root, ast.If) and "TYPE_CHECKING" in ast.unparse(root.test):
+        return
+    yield root
+    for child in ast.iter_child_nodes(root):
+        yield from nodes(child)
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of palate that a file imports, anywhere in it."""
+    found = set()
+    for node in nodes(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            base = node.module or ""
+            found |= {f"{base}.{a.name}" if f"{base}.{a.name}" in MODULES else base for a in node.names}
+    return {name for name in found if name == "palate" or name.startswith("palate.")}
+
+
+def layer(name: str) -> int:
+    room = name.split(".")[1] if "." in name else "palate"
+    found = [level for level, rooms in enumerate(LAYERS) if room in rooms]
+    assert found, f"{name} is in no layer: add it to LAYERS and to the design"
+    return found[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_imports_go_down_only(path: Path) -> None:
+    here = module(path)
+    upward = {there for there in imports(path) if layer(there) > layer(here)}
+    assert not upward, f"{here} imports from above itself: {upward}"
+
+
+def test_no_module_reaches_itself() -> None:
+    graph = {name: {n for n in imports(path) if (name, n) not in CIRCLES} for name, path in MODULES.items()}
+    assert not (found := circle(graph)), " -> ".join(found)
+
+
+@pytest.mark.parametrize("pair", CIRCLES, ids=" -> ".join)
+def test_each_allowed_circle_is_still_one(pair: tuple[str, str]) -> None:
+    graph = {name: imports(path) for name, path in MODULES.items()}
+    assert pair[1] in graph[pair[0]]
+    assert pair[0] in reached(graph, pair[1])
+
+
+def reached(graph: dict[str, set[str]], start: str) -> set[str]:
+    found, todo = set(), [start]
+    while todo:
+        new = graph.get(todo.pop(), set()) - found
+        found |= new
+        todo += new
+    return found
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """The modules that reach themselves."""
+    return sorted(name for name in graph if name in reached(graph, name))
+
+
+def test_circle_finds_one() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == ["a", "b", "c"]
+    assert circle({"a": {"b"}, "b": set()}) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_packages_that_are_used_are_declared(path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    core = {package(line) for line in project["dependencies"]}
+    extras = {package(line) for lines in project["optional-dependencies"].values() for line in lines}
+    at_once = {name for node in tree(path).body for name in outside(node)}
+    ever = {name for node in nodes(tree(path)) for name in outside(node)}
+    assert at_once <= core, f"imported with the module, yet not installed by default: {at_once - core}"
+    assert ever <= core | extras, f"imported, yet not in pyproject.toml: {ever - core - extras}"
+
+
+def package(requirement: str) -> str:
+    """The name under which a required package is imported."""
+    name = re.split(r"[^\w-]", requirement)[0].lower()
+    return {"fbgemm-gpu-cpu": "fbgemm_gpu", "mlflow-skinny": "mlflow", "pyyaml": "yaml"}.get(name, name)
+
+
+def outside(node: ast.AST) -> set[str]:
+    """What a statement imports that is neither palate nor Python's own."""
+    names = {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+    names |= {node.module or ""} if isinstance(node, ast.ImportFrom) else set()
+    return {name.split(".")[0] for name in names} - {"palate", *sys.stdlib_module_names}
+
+
+def calls(path: Path) -> Iterator[tuple[str, int]]:
+    """What a file calls, as written, with the line."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node.lineno
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_one_training_loop(path: Path) -> None:
+    name = str(path.relative_to(SRC / "palate"))
+    here = [(call.rpartition(".")[2], line) for call, line in calls(path) if "." in call]
+    if name != "training/loop.py":
+        assert not [line for call, line in here if call == "backward"]
+    if name not in ("training/loop.py", "training/optimizers.py"):
+        assert not [line for call, line in here if call in ("step", "zero_grad")]
+
+
+def test_the_training_loop_is_where_it_should_be() -> None:
+    found = [call for call, _ in calls(SRC / "palate/training/loop.py") if call.endswith(".backward")]
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_no_file_names_code(path: Path) -> None:
+    pickles = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            assert not pickles & {alias.name.split(".")[0] for alias in node.names}, node.lineno
+        if isinstance(node, ast.ImportFrom):
+            assert (node.module or "").split(".")[0] not in pickles, node.lineno
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            assert isinstance(node.value, ast.Constant), node.value.lineno
+            assert node.value.value is False, node.value.lineno
+    banned = {"eval", "exec", "compile", "__import__", "torch.load", "torch.save", "yaml.load", "yaml.unsafe_load"}
+    assert not [(call, line) for call, line in calls(path) if call in banned]
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_no_global_seeding(path: Path) -> None:
+    banned = {"np.random.seed", "numpy.random.seed", "random.seed", "torch.seed", "torch.random.manual_seed"}
+    assert not [(call, line) for call, line in calls(path) if call in banned]
+
+
+def functions(path: Path) -> Iterator[tuple[str, Function]]:
+    """A file's functions and methods, with their dotted names."""
+
+    def walk(node: ast.AST, prefix: str) -> Iterator[tuple[str, Function]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, Function):
+                yield prefix + child.name, child
+            if isinstance(child, Function | ast.ClassDef):
+                yield from walk(child, f"{prefix}{child.name}.")
+
+    yield from walk(tree(path), module(path) + ".")
+
+
+def length(function: Function) -> int:
+    """Lines of a function, its docstring apart."""
+    lines = (function.end_lineno or 0) - function.lineno + 1
+    if ast.get_docstring(function) is not None:
+        text = function.body[0]
+        lines -= (text.end_lineno or 0) - text.lineno + 1
+    return lines
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_sizes(path: Path) -> None:
+    size = len(path.read_text(encoding="utf-8").splitlines())
+    assert (size > 300) == (module(path) in LONG_FILES), f"{size} lines; the budget is 300"
+    for name, function in functions(path):
+        assert (length(function) > 50) == (name in LONG_FUNCTIONS), f"{name}: {length(function)} lines of 50"
+        if name.endswith(".__init__"):
+            arguments = function.args
+            count = len(arguments.posonlyargs + arguments.args + arguments.kwonlyargs) - 1
+            assert (count > 15) == (name in MANY_ARGUMENTS), f"{name}: {count} arguments of 15"
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list):
+            count = sum(isinstance(field, ast.AnnAssign) for field in node.body)
+            name = f"{module(path)}.{node.name}"
+            assert (count > 15) == (name in MANY_ARGUMENTS), f"{name}: {count} fields of 15"
+
+
+def test_the_ten_minute_path_takes_ten_minutes() -> None:
+    sizes = {name: len((SRC / "palate" / name).read_text(encoding="utf-8").splitlines()) for name in TEN_MINUTES}
+    assert sum(sizes.values()) < 1000, sizes
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_what_is_public_is_documented(path: Path) -> None:
+    assert ast.get_docstring(tree(path)), "a module says what it is for"
+    bare = [f"{kind} {name}" for kind, name in undocumented(tree(path).body)]
+    assert not bare
+
+
+def undocumented(body: list[ast.stmt], inside: str = "") -> Iterator[tuple[str, str]]:
+    """Public classes and functions without a docstring.
+
+    Methods of a class with bases may have theirs from there; a property of one statement speaks for itself.
+    """
+    for node in body:
+        if not isinstance(node, Function | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        if isinstance(node, ast.ClassDef):
+            if not ast.get_docstring(node):
+                yield "class", node.name
+            if not node.bases:
+                yield from undocumented(node.body, node.name + ".")
+            continue
+        property_ = any("property" in ast.unparse(d) for d in node.decorator_list) and len(node.body) == 1
+        if not ast.get_docstring(node) and not property_:
+            yield "function", inside + node.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_arguments_that_are_described_exist(path: Path) -> None:
+    for name, function in functions(path):
+        a = function.args
+        known = {arg.arg for arg in [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg] if arg is not None}
+        section = re.search(r"^Args:\n((?: .*\n?|\n)+)", ast.get_docstring(function) or "", re.MULTILINE)
+        described = re.findall(r"^    (\w[\w, ]*):", section[1], re.MULTILINE) if section else []
+        assert set(re.split(", ", ", ".join(described))) - {""} <= known, name
+
+
+def run(code: str) -> tuple[str, float]:
+    """Output and CPU seconds of a fresh interpreter."""
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    with child.stdout:
+        output = child.stdout.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0, output
+    return output, usage.ru_utime + usage.ru_stime
+
+
+HELP = """
+import sys
+sys.argv = ["palate", "--help"]
+from palate.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+"""
+
+
+def test_help_is_quick() -> None:
+    seconds = min(run(HELP)[1] for _ in range(5))
+    assert seconds < 0.3
+
+
+@pytest.mark.parametrize("code", [HELP, "import palate"], ids=["palate --help", "import palate"])
+def test_starting_does_not_import_torch(code: str) -> None:
+    output, _ = run(code + "\nimport sys; print('LOADED', *sys.modules)")
+    loaded = set(output.split("LOADED")[1].split())
+    assert "palate" in loaded
+    assert not loaded & {"torch", "numpy", "polars", "matplotlib"}
+
+
+def test_public_names_load_when_asked_for() -> None:
+    for name in palate.__all__:
+        assert getattr(palate, name) is not None
+    assert set(palate.__all__) <= set(dir(palate))
+    with pytest.raises(AttributeError, match="no attribute 'recommend'"):
+        palate.recommend  # noqa: B018
+
+
+def test_annotations_are_checked_while_tests_run() -> None:
+    from palate.data.ragged import Ragged
+
+    with pytest.raises(TypeError, match="Type-check error"):
+        Ragged.of(3)  # type: ignore[arg-type]
+
+
+def test_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    top = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert top is not None
+    assert palate.__version__ == project["version"] == top[1]

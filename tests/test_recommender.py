@@ -1,0 +1,343 @@
+"""The facade: ids keep their type, each answer names its route, bad questions get clear errors, save and load agree."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from polars.testing import assert_frame_equal
+
+import palate
+from palate import Recommender
+from palate.config import Training
+from palate.data.dataset import Dataset
+from palate.data.split import Split
+from palate.data.synthetic import synthetic
+from palate.errors import ArtifactError, CannotAnswer, ConfigError, DataError, UnknownId
+from palate.models import MODELS
+from palate.models.popularity import Popularity
+
+QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 256, "lr": 0.01}
+
+
+@pytest.fixture(scope="module")
+def parts() -> Split:
+    tables = synthetic(2000)
+    return Dataset.from_frame(tables.interactions, tables.items, rating_scale=(1.0, 5.0)).split("per-user")
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def trained(request: pytest.FixtureRequest, parts: Split) -> Recommender:
+    return Recommender.train(parts.train, request.param, valid=parts.valid, training=QUICK)
+
+
+@pytest.fixture(scope="module")
+def popular(parts: Split) -> Recommender:
+    return Recommender.train(parts.train, "popularity")
+
+
+@pytest.fixture(scope="module")
+def neumf(parts: Split) -> Recommender:
+    return Recommender.train(parts.train, "neumf", {"dim": 8, "layers": (8,)}, QUICK, parts.valid, seed=3)
+
+
+def small(text: bool) -> Dataset:
+    """Four people, four items; item 3 is had by one who has nothing else."""
+    frame = pl.DataFrame({"user_id": [7, 7, 8, 8, 9, 9, 9, 10], "item_id": [0, 1, 0, 1, 0, 1, 2, 3]})
+    return Dataset.from_frame(frame.cast(pl.String).with_columns(pl.all().str.zfill(3)) if text else frame)
+
+
+def test_the_signature_is_the_designs() -> None:
+    names = list(inspect.signature(Recommender.train).parameters)
+    assert names[:6] == ["data", "model", "config", "training", "valid", "seed"]
+    recommend = list(inspect.signature(Recommender.recommend).parameters)
+    assert set(recommend) == {"self", "users", "history", "ratings", "k", "exclude_seen", "candidates"}
+
+
+def test_every_model_answers_and_comes_back_the_same(trained: Recommender, parts: Split, tmp_path: Path) -> None:
+    users, items = parts.train.users.ids[:3], parts.train.items.ids[:4]
+    trained.save(tmp_path / "run")
+    again = Recommender.load(tmp_path / "run")
+    assert (again.name, again.training, again.records) == (trained.name, trained.training, trained.records)
+    for ask in (
+        lambda r: r.recommend(users, k=5),
+        lambda r: r.recommend(history=items, k=5),
+        lambda r: r.similar(items[0], k=5),
+    ):
+        assert ask(trained).height > 0
+        assert_frame_equal(ask(trained), ask(again))
+    if "rating" in trained.model.answers:
+        assert_frame_equal(trained.predict(users[0], items), again.predict(users[0], items))
+    assert trained.evaluate(parts.test)["ndcg@10"] == again.evaluate(parts.test)["ndcg@10"]
+
+
+def test_the_answers_of_a_list(popular: Recommender, parts: Split) -> None:
+    train, users = parts.train, parts.train.users.ids[:3].to_list()
+    found = popular.recommend(users, k=5)
+    assert found.columns == ["user_id", "item_id", "score", "rank", "route"]
+    assert found["user_id"].to_list() == [user for user in users for _ in range(5)]
+    assert found["rank"].to_list() == [1, 2, 3, 4, 5] * 3
+    for index, user in enumerate(users):
+        mine = found.filter(user_id=user)
+        had = train.items.ids[train.item[train.user == index]].implode()
+        assert not mine["item_id"].is_in(had).any()
+        assert mine["score"].is_sorted(descending=True)
+        counts = train.item_counts[train.items.index(mine["item_id"])]
+        assert counts.tolist() == mine["score"].to_list()
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_ids_keep_their_type(text: bool, tmp_path: Path) -> None:
+    data = small(text)
+    Recommender.train(data, "popularity").save(tmp_path / "run")
+    recommender = Recommender.load(tmp_path / "run")
+    user, item = data.users.ids[0], data.items.ids[0]
+    assert (user, item) == (("007", "000") if text else (7, 0))
+    for found in (recommender.recommend(user), recommender.recommend(history=item), recommender.similar(item)):
+        assert found["item_id"].dtype == data.items.ids.dtype
+    assert recommender.recommend(user)["user_id"].to_list() == [user, user]
+
+
+def test_one_id_or_many_and_any_container(popular: Recommender, parts: Split) -> None:
+    ids = parts.train.users.ids
+    one = popular.recommend(ids[0], k=2)
+    for users in ([ids[0]], (ids[0],), ids[:1], np.array([ids[0]])):
+        assert_frame_equal(popular.recommend(users, k=2), one)
+    assert popular.recommend([], k=2).is_empty()
+    assert popular.recommend([ids[0], ids[0]], k=2).height == 4
+
+
+def test_routes(neumf: Recommender, parts: Split) -> None:
+    items = parts.train.items.ids
+    assert set(neumf.recommend(parts.train.users.ids[:2])["route"]) == {"known_user"}
+    found = neumf.recommend(history=[items[:3], []], k=4)
+    assert found.columns == ["query", "item_id", "score", "rank", "route"]
+    assert found["query"].to_list() == [0] * 4 + [1] * 4
+    assert found["route"].to_list() == ["history"] * 4 + ["popularity"] * 4
+    best = popular_items(parts.train, 4)
+    assert found.filter(query=1)["item_id"].to_list() == best
+
+
+def popular_items(data: Dataset, k: int) -> list[Any]:
+    return data.items.ids[np.argsort(-data.item_counts, kind="stable")[:k]].to_list()
+
+
+def test_a_history_is_left_out_of_its_list_unless_asked_for(popular: Recommender, parts: Split) -> None:
+    best = popular_items(parts.train, 4)
+    assert popular.recommend(history=best[:2], k=2)["item_id"].to_list() == best[2:]
+    assert popular.recommend(history=best[:2], k=4, exclude_seen=False)["item_id"].to_list() == best
+    assert popular.recommend(history=best[0], k=1)["item_id"].to_list() == best[1:2]
+
+
+def test_ratings_of_a_history_count(parts: Split) -> None:
+    recommender = Recommender.train(parts.train, "mf", {"loss": "mse"}, QUICK)
+    items = parts.train.items.ids[:4].to_list()
+    low, high = (recommender.recommend(history=items, ratings=[r] * 4, k=3)["score"].sum() for r in (1.0, 5.0))
+    assert low < high
+    both = recommender.recommend(history=[items, items], ratings=[[1.0] * 4, [5.0] * 4], k=3)
+    assert both.group_by("query", maintain_order=True).agg(pl.sum("score"))["score"].to_list() == [low, high]
+    with pytest.raises(ConfigError, match="one number for each item of history"):
+        recommender.recommend(history=items, ratings=[1.0])
+
+
+def test_candidates(popular: Recommender, parts: Split) -> None:
+    allowed = parts.train.items.ids[5:8].to_list()
+    found = popular.recommend(parts.train.users.ids[:5], candidates=allowed)
+    assert 0 < found.height <= 15
+    assert set(found["item_id"]) <= set(allowed)
+
+
+def test_a_list_is_no_longer_than_the_catalogue() -> None:
+    recommender = Recommender.train(small(text=False), "popularity")
+    assert recommender.recommend(10, k=10**9)["item_id"].to_list() == [0, 1, 2]
+    assert recommender.similar(0, k=10**9).height == 2
+
+
+def test_who_has_everything_gets_nothing() -> None:
+    recommender = Recommender.train(small(text=False), "popularity")
+    assert recommender.recommend(history=[0, 1, 2, 3]).is_empty()
+    found = recommender.recommend(history=[[0, 1, 2, 3], [0]])
+    assert found["query"].to_list() == [1, 1, 1]
+    assert found.schema == recommender.recommend(history=[0, 1, 2, 3]).schema
+
+
+def test_similar_by_hand_for_a_model_without_vectors() -> None:
+    found = Recommender.train(small(text=False), "popularity").similar(2)
+    # Item 2 was had by one person, together with 0 and with 1, each of which three have: 1 / sqrt(1 * 3).
+    expected = pl.DataFrame({"item_id": [0, 1], "score": [3**-0.5] * 2, "rank": [1, 2], "route": ["co_occurrence"] * 2})
+    assert_frame_equal(found, expected)
+    assert Recommender.train(small(text=False), "popularity").similar(3).is_empty()
+
+
+def test_similar_by_the_models_vectors(neumf: Recommender, parts: Split) -> None:
+    item = parts.train.items.ids[3]
+    found = neumf.similar(item, k=6)
+    vectors = neumf.model.item_vectors()
+    assert vectors is not None
+    cosine = torch.nn.functional.cosine_similarity(vectors, vectors[3:4])
+    cosine[3] = -2
+    assert found["score"].to_list() == pytest.approx(cosine.topk(6).values.tolist(), abs=1e-6)
+    assert item not in found["item_id"].to_list()
+    assert set(found["route"]) == {"item_vectors"}
+
+
+def test_predictions_and_their_fallback(neumf: Recommender, parts: Split) -> None:
+    users, items = parts.train.users.ids, parts.train.items.ids
+    found = neumf.predict([users[0], -1, users[1], -1], [items[0], items[0], -1, -1])
+    assert found.columns == ["user_id", "item_id", "prediction", "route"]
+    assert found["route"].to_list() == ["known_user", "fallback", "fallback", "fallback"]
+    assert found["prediction"].is_between(1, 5).all()
+    assert parts.train.rating is not None
+    assert found["prediction"][3] == pytest.approx(parts.train.rating.mean(), abs=1e-4)
+    assert neumf.predict(users[0], items[:3]).height == 3
+    assert neumf.predict(users[:3], items[0])["user_id"].to_list() == users[:3].to_list()
+    assert neumf.predict([], items[0]).is_empty()
+    with pytest.raises(ConfigError, match="2 users do not match 3 items"):
+        neumf.predict(users[:2], items[:3])
+
+
+def test_predicting_needs_ratings(popular: Recommender) -> None:
+    with pytest.raises(CannotAnswer, match="Popularity"):
+        popular.predict(0, 0)
+
+
+def test_unknown_ids(popular: Recommender) -> None:
+    with pytest.raises(UnknownId, match=r"unknown user -5: .*give their items instead .history="):
+        popular.recommend([-5])
+    with pytest.raises(UnknownId, match=r"unknown user '0'.*ids here are whole numbers"):
+        popular.recommend("0")
+    with pytest.raises(UnknownId, match="unknown item -5"):
+        popular.recommend(history=[-5])
+    with pytest.raises(UnknownId, match="unknown item -5"):
+        popular.recommend(history=[], candidates=[-5])
+    with pytest.raises(UnknownId, match="unknown item 'x'"):
+        popular.similar("x")
+
+
+def test_questions_that_make_no_sense(popular: Recommender) -> None:
+    for ask in ({}, {"users": [0], "history": [0]}):
+        with pytest.raises(ConfigError, match="exactly one of them"):
+            popular.recommend(**ask)
+    with pytest.raises(ConfigError, match="k = 0 is out of range"):
+        popular.recommend(0, k=0)
+    with pytest.raises(ConfigError, match="k = -1 is out of range"):
+        popular.similar(0, k=-1)
+    with pytest.raises(DataError, match="all text or all whole numbers, not int, str"):
+        popular.recommend([0, "1"])
+    with pytest.raises(DataError, match="not float"):
+        popular.recommend([0.0])
+
+
+def test_training_is_told_what_is_wrong(parts: Split) -> None:
+    train = parts.train
+    for arguments, says in [
+        ({"model": "neumff"}, "no model 'neumff'.*did you mean 'neumf'"),
+        ({"config": {"dmi": 3}}, "unknown setting 'dmi'; did you mean 'dim'"),
+        ({"config": {"dim": 0, "dropout": 2.0}}, "2 faults"),
+        ({"config": 3}, "must be a NeuMFConfig or a dict, not int"),
+        ({"config": Training()}, "not Training"),
+        ({"training": {"epoch": 3}}, "unknown setting 'epoch'; did you mean 'epochs'"),
+        ({"training": {"lr": -1.0}}, "lr = -1.0 is out of range"),
+        ({"seed": -1}, "seed = -1 is out of range"),
+        ({"model": Popularity(Popularity.Config(), small(text=True).spec)}, "build it on data.spec"),
+        ({"model": Popularity(Popularity.Config(), train.spec), "config": {}}, "has its own"),
+    ]:
+        with pytest.raises(ConfigError, match=says):
+            Recommender.train(train, **arguments)
+    with pytest.raises(DataError, match="rating"):
+        Recommender.train(small(text=True), "bias")
+
+
+def test_training_is_what_was_asked_for(neumf: Recommender, parts: Split) -> None:
+    assert neumf.training == Training(epochs=2, batch_size=256, lr=0.01, seed=3)
+    assert neumf.model.config.layers == (8,)
+    assert [record.epoch for record in neumf.records] == [1, 2]
+    assert all("ndcg@10" in record.valid for record in neumf.records)
+    seen: list[int] = []
+    steps: list[tuple[int, int, int]] = []
+    again = Recommender.train(
+        parts.train,
+        "neumf",
+        neumf.model.config,
+        Training(epochs=2, batch_size=256, lr=0.01),
+        parts.valid,
+        3,
+        on_epoch=lambda record: seen.append(record.epoch),
+        on_step=lambda epoch, done, total, loss: steps.append((epoch, done, total)),
+    )
+    assert seen == [1, 2]
+    assert steps[-1] == (2, len(parts.train), len(parts.train))
+    for name, tensor in neumf.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name])
+
+
+def test_a_run_goes_on_from_its_checkpoint(parts: Split, neumf: Recommender, tmp_path: Path) -> None:
+    def stop(record: Any) -> None:
+        raise KeyboardInterrupt
+
+    arguments: tuple[Any, ...] = (parts.train, "neumf", neumf.model.config, QUICK, parts.valid, 3, tmp_path / "state")
+    with pytest.raises(KeyboardInterrupt):
+        Recommender.train(*arguments, on_epoch=stop)
+    seen: list[int] = []
+    again = Recommender.train(*arguments, on_epoch=lambda record: seen.append(record.epoch))
+    assert seen == [2]
+    for name, tensor in neumf.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name])
+
+
+class Mine(Popularity):
+    """A model of one's own."""
+
+
+def test_a_model_of_ones_own(parts: Split, tmp_path: Path) -> None:
+    recommender = Recommender.train(parts.train, Mine(Popularity.Config(), parts.train.spec))
+    assert recommender.name == "Mine"
+    recommender.save(tmp_path / "run")
+    with pytest.raises(ArtifactError, match=r"a model 'Mine'.*models=\{\*\*MODELS, 'Mine': YourModel\}"):
+        Recommender.load(tmp_path / "run")
+    again = Recommender.load(tmp_path / "run", models={**MODELS, "mine": Mine})
+    assert isinstance(again.model, Mine)
+    known = Recommender.train(parts.train, Popularity(Popularity.Config(), parts.train.spec))
+    assert known.name == "popularity"
+
+
+def test_evaluation_of_a_part_and_of_the_same_rows_as_a_table(popular: Recommender, parts: Split) -> None:
+    # Without valid, test's history is train, which is also what new data gets.
+    whole = Dataset.from_frame(pl.concat([p.frame() for p in (parts.train, parts.test)]))
+    alone = whole.split("per-user", valid=0)
+    recommender = Recommender.train(alone.train, "popularity")
+    by_part = recommender.evaluate(alone.test)
+    shuffled = alone.test.frame().sample(fraction=1, shuffle=True, seed=1)
+    by_table = recommender.evaluate(Dataset.from_frame(shuffled))
+    assert by_part["ndcg@10"].value == pytest.approx(by_table["ndcg@10"].value)
+    assert by_part.model == "popularity"
+    assert list(recommender.evaluate(alone.test, ["recall@5"]).estimates) == ["recall@5"]
+
+
+def test_evaluation_of_new_people_and_items_in_a_table() -> None:
+    recommender = Recommender.train(small(text=False), "popularity")
+    new = Dataset.from_frame(pl.DataFrame({"user_id": [7, 99, 99], "item_id": [2, 0, 77]}))
+    found = recommender.evaluate(new, ["recall@1", "recall@2"])
+    # User 7 has 0 and 1; 2 and 3 tie. User 99 has nothing; 0 and 1 tie, and 77 is never found.
+    assert found.frame()["recall@1"].to_list() == [0.5, 0.25]
+    assert found.frame()["recall@2"].to_list() == [1.0, 0.5]
+    with pytest.raises(DataError, match="same type"):
+        recommender.evaluate(small(text=True))
+
+
+def test_parts_can_be_kept(popular: Recommender, parts: Split, tmp_path: Path) -> None:
+    from palate import artifact
+
+    popular.save(tmp_path / "run", {"test": parts.test})
+    kept = artifact.read(tmp_path / "run", MODELS).parts["test"]
+    assert kept.fingerprint == parts.test.fingerprint
+    assert popular.evaluate(kept)["ndcg@10"] == popular.evaluate(parts.test)["ndcg@10"]
+
+
+def test_the_public_names() -> None:
+    assert palate.Recommender is Recommender

@@ -45,7 +45,14 @@ class Factors(Model):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("users", 6040), ("items", 3706), ("dim", 64), ("seen", 166), ("repeats", 15), ("threads", 2)):
+    for name, default in (
+        ("users", 6040),
+        ("items", 3706),
+        ("dim", 64),
+        ("seen", 166),
+        ("repeats", 15),
+        ("threads", 2),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -69,7 +76,8 @@ def main() -> None:
             if repeat >= 2:
                 times[name].append(time.perf_counter() - start)
     median = {name: statistics.median(values) for name, values in times.items()}
-    print(f"{given.users:,} users x {given.items:,} items, dim {given.dim}, top 10, {len(seen):,} seen, {given.threads} threads")
+    print(f"{given.users:,} users x {given.items:,} items, dim {given.dim}, top 10, {len(seen):,} seen", end=", ")
+    print(f"{given.threads} threads")
     print(f"bare matmul + topk   {1e3 * median['bare']:8.1f} ms")
     print(f"rank, seen masked    {1e3 * median['rank']:8.1f} ms")
     print(f"ratio                {median['rank'] / median['bare']:8.2f}   (bar: 1.5)")

@@ -78,8 +78,12 @@ def to_dict(config: Any) -> dict[str, Any]:
     return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
 
-def from_dict(cls: type[C], values: dict[str, Any]) -> C:
+def from_dict(cls: type[C], values: Any) -> C:
     """A config from plain values; every fault is reported at once.
+
+    Args:
+        cls: The config's class.
+        values: A dict of plain values; anything else, as a file may hold it, is an error.
 
     Raises:
         ConfigError: Unknown or missing keys, wrong types, values out of range.

@@ -29,6 +29,8 @@ from palate.training.progress import Progress
 
 METRICS = ("rmse", "mae", "ndcg@10", "recall@10", "coverage@10")
 TITLE = "NeuMF beside its baselines"
+MADE_UP = "synthetic"
+"""What takes the place of a data set that cannot be fetched."""
 SHOWN = 5
 """Films of a history and of a list that are printed."""
 
@@ -111,7 +113,7 @@ def _gather(name: str) -> Dataset:
     except SourceError as error:
         print(f"  {error}")
         print("  NO NETWORK: the demo goes on with made-up people and films (the built-in synthetic data set).")
-        return Dataset.load("synthetic")
+        return Dataset.load(MADE_UP)
 
 
 def _train(parts: Split, seed: int) -> tuple[dict[str, Recommender], dict[str, Evaluation]]:

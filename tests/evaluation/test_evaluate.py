@@ -31,14 +31,14 @@ def fitted(table=SCORES, train=None, rates=False, scale=None) -> Table:
 
 
 @pytest.fixture
-def test_part() -> Dataset:
+def held_out() -> Dataset:
     """User 1 finds item 12 later, user 2 items 10 and 13, user 3 a new item; user 4 is new."""
     return part(dataset(TRAIN), [(1, 12, 5.0), (2, 10, 1.0), (2, 13, 4.0), (3, 99, 3.0), (4, 11, 5.0)])
 
 
-def test_by_hand(test_part):
+def test_by_hand(held_out):
     model = fitted([[9, 8, 7, 6], [1, 2, 3, 4], [4, 3, 2, 1]])
-    found = evaluate(model, test_part, ["ndcg@2", "recall@2", "hit@1", "coverage@2", "rmse"])
+    found = evaluate(model, held_out, ["ndcg@2", "recall@2", "hit@1", "coverage@2", "rmse"])
     # User 1 (seen 0, 1): list 2, 3; target 2 first. User 2 (seen 1, 2): list 3, 0; targets 0, 3 both. User 3 (seen 3):
     # list 0, 1; target 99 unknown. User 4 gets popularity, 11 twice, then 10, 12, 13 once each: list 1, 0; target 1.
     assert found.users.to_list() == [1, 2, 3, 4]
@@ -58,8 +58,8 @@ def test_by_hand(test_part):
     )
 
 
-def test_slices(test_part):
-    found = evaluate(fitted(), test_part, ["recall@2"])
+def test_slices(held_out):
+    found = evaluate(fitted(), held_out, ["recall@2"])
     assert {name: (s.rows, s.users) for name, s in found.slices.items()} == {
         "all": (5, 4),
         "warm": (3, 2),
@@ -86,9 +86,9 @@ def test_nothing_new_gives_one_slice():
     assert found.notes == ()
 
 
-def test_rating_errors_by_hand(test_part):
+def test_rating_errors_by_hand(held_out):
     model = fitted([[3, 3, 4, 3], [2, 3, 3, 3], [3, 3, 3, 3]], rates=True, scale=(1.0, 5.0))
-    found = evaluate(model, test_part, ["rmse", "mae", "user_rmse", "user_mae"])
+    found = evaluate(model, held_out, ["rmse", "mae", "user_rmse", "user_mae"])
     # User 1: 12 predicted 4, true 5: -1. User 2: 10 at 2, true 1: 1; 13 at 3, true 4: -1. The rest is the fallback's:
     # mean of all 18 / 5 = 3.6. New item 99 for user 3: their deviation (4 - 3.6) / 11 on top, true 3. New user 4 on
     # item 11: its deviation (2 - 3.6 + 5 - 3.6) / 12 on top, true 5.
@@ -106,28 +106,28 @@ def test_rating_errors_by_hand(test_part):
     assert found["rmse"].low <= found["rmse"].value <= found["rmse"].high
 
 
-def test_defaults_follow_the_model_and_the_part(test_part):
+def test_defaults_follow_the_model_and_the_part(held_out):
     rater, ranker = fitted(rates=True), fitted()
-    both = evaluate(rater, test_part)
-    lists = evaluate(ranker, test_part)
+    both = evaluate(rater, held_out)
+    lists = evaluate(ranker, held_out)
     assert set(both.estimates) - set(lists.estimates) == {"rmse", "mae"}
     assert list(lists.estimates) == [m for m in Protocol().metrics if m not in ("rmse", "mae")]
     assert both.protocol.hash == lists.protocol.hash  # so that they compare
 
 
-def test_every_metric_has_a_value(test_part):
+def test_every_metric_has_a_value(held_out):
     from palate.evaluation.metrics import METRICS
 
     names = [name if metric.cut == "never" else f"{name}@2" for name, metric in METRICS.items()] + ["auc"]
-    found = evaluate(fitted(rates=True), test_part, names)
+    found = evaluate(fitted(rates=True), held_out, names)
     assert list(found.estimates) == names
     for estimate in found.estimates.values():
         assert estimate.low <= estimate.value + 1e-12
         assert estimate.value <= estimate.high + 1e-12
 
 
-def test_relevance_is_a_matter_of_rating(test_part):
-    found = evaluate(fitted(rates=True), test_part, ["recall@2", "rmse"], protocol=Protocol(min_rating=4.0))
+def test_relevance_is_a_matter_of_rating(held_out):
+    found = evaluate(fitted(rates=True), held_out, ["recall@2", "rmse"], protocol=Protocol(min_rating=4.0))
     # Targets: 12 of user 1, 13 of user 2, 11 of user 4; user 3 has none.
     assert np.isnan(found.values["recall@2"]).tolist() == [False, False, True, False]
     assert found["recall@2"].n == 3
@@ -188,19 +188,19 @@ def test_uni99_samples_by_seed_and_not_by_model_or_block():
     assert len({e.protocol.hash for e in (one, other, full)}) == 3
 
 
-def test_given_candidates_compete_with_the_targets(test_part):
+def test_given_candidates_compete_with_the_targets(held_out):
     frame = pl.DataFrame({"user_id": [1, 2, 4], "negatives": [[13], [12], [10, 12]]})
-    lists = given_candidates(test_part, frame)
-    found = evaluate(fitted(), test_part, ["hit@1", "coverage@1"], candidates=lists)
+    lists = given_candidates(held_out, frame)
+    found = evaluate(fitted(), held_out, ["hit@1", "coverage@1"], candidates=lists)
     # User 1: 12 against 13; user 2: 10, 13 (12 is seen); user 3: nothing to list; user 4: 11 against 10, 12.
     assert found.values["hit@1"].tolist() == [1.0, 1.0, 0.0, 1.0]
     assert found.exposure.tolist() == [0, 1, 1, 1]
     assert found.protocol.candidates == "given"
     assert found.protocol.given
     with pytest.raises(DataError, match="3 candidate lists do not match the part's 4 users"):
-        evaluate(fitted(), test_part, ["hit@1"], candidates=Ragged.empty(3))
+        evaluate(fitted(), held_out, ["hit@1"], candidates=Ragged.empty(3))
     with pytest.raises(ConfigError, match="given_candidates"):
-        evaluate(fitted(), test_part, ["hit@1"], candidates=None, protocol=Protocol(candidates="given"))
+        evaluate(fitted(), held_out, ["hit@1"], candidates=None, protocol=Protocol(candidates="given"))
 
 
 @pytest.mark.parametrize("block", [1, 7, 1000])
@@ -228,27 +228,27 @@ def test_one_user_one_item():
     assert found["coverage@10"].value == 0.5
 
 
-def test_popularity_stands_in_where_a_model_has_no_answer(test_part):
+def test_popularity_stands_in_where_a_model_has_no_answer(held_out):
     model = Popular(TableConfig(), dataset(TRAIN).spec)
     model.fit(dataset(TRAIN))
-    found = evaluate(model, test_part, ["hit@1"])
+    found = evaluate(model, held_out, ["hit@1"])
     assert found.routes == {"known_user": 0.0, "history": 0.0, "popularity": 1.0}
     # Item 11 (two interactions) first; then 10, 12, 13 with one each, alike. User 1 has 10 and 11: 12 or 13, 1/2.
     # User 2 has 11 and 12: 10 or 13, both targets. User 3: 11 is no target. User 4: 11.
     assert found.values["hit@1"].tolist() == [0.5, 1.0, 0.0, 1.0]
 
 
-def test_vectors_for_diversity(test_part):
-    same = evaluate(fitted(), test_part, ["diversity@2"], item_vectors=torch.ones(4, 1))
+def test_vectors_for_diversity(held_out):
+    same = evaluate(fitted(), held_out, ["diversity@2"], item_vectors=torch.ones(4, 1))
     tags = tag_vectors(pl.Series(["a", "b", "c", "d"]))
-    apart = evaluate(fitted(), test_part, ["diversity@2"], item_vectors=tags)
+    apart = evaluate(fitted(), held_out, ["diversity@2"], item_vectors=tags)
     assert same["diversity@2"].value == pytest.approx(0.0)
     assert apart["diversity@2"].value == pytest.approx(1.0)
     assert same.protocol.hash != apart.protocol.hash
 
 
-def test_json_and_frame(test_part):
-    found = evaluate(fitted(rates=True), test_part, name="table", fit_seconds=1.5)
+def test_json_and_frame(held_out):
+    found = evaluate(fitted(rates=True), held_out, name="table", fit_seconds=1.5)
     again = Evaluation.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False)))
     assert str(again) == str(found)
     assert again.protocol == found.protocol
@@ -275,8 +275,8 @@ def test_text_ids_stay_text():
     assert Evaluation.from_dict(json.loads(json.dumps(found.to_dict()))).users.to_list() == ["007"]
 
 
-def test_the_printed_table_is_aligned(test_part):
-    text = str(evaluate(fitted(rates=True), test_part, name="table", fit_seconds=2.0))
+def test_the_printed_table_is_aligned(held_out):
+    text = str(evaluate(fitted(rates=True), held_out, name="table", fit_seconds=2.0))
     lines = text.splitlines()
     assert lines[0].startswith("table: 5 rows of 4 users, protocol ")
     table = lines[2 : lines.index("", 2)]
@@ -287,40 +287,40 @@ def test_the_printed_table_is_aligned(test_part):
     assert max(map(len, lines)) <= 120
 
 
-def test_a_metric_that_was_not_measured(test_part):
+def test_a_metric_that_was_not_measured(held_out):
     with pytest.raises(ConfigError, match=r"'rmse' was not measured for Table; there is hit@1"):
-        evaluate(fitted(), test_part, ["hit@1"])["rmse"]
+        evaluate(fitted(), held_out, ["hit@1"])["rmse"]
 
 
-def test_faults(test_part):
+def test_faults(held_out):
     model = fitted()
     with pytest.raises(DataError, match="no rows"):
-        evaluate(model, test_part.take(np.zeros(5, dtype=bool)))
+        evaluate(model, held_out.take(np.zeros(5, dtype=bool)))
     with pytest.raises(DataError, match="not a part of a split"):
         evaluate(model, dataset(TRAIN))
     with pytest.raises(DataError, match=r"no row of the part has a rating of 6\.0 or more"):
-        evaluate(model, test_part, protocol=Protocol(min_rating=6.0))
+        evaluate(model, held_out, protocol=Protocol(min_rating=6.0))
     with pytest.raises(DataError, match="needs ratings"):
-        evaluate(model, replace(test_part, rating=None), protocol=Protocol(min_rating=4.0))
+        evaluate(model, replace(held_out, rating=None), protocol=Protocol(min_rating=4.0))
     with pytest.raises(CannotAnswer, match="rmse cannot be had"):
-        evaluate(model, test_part, ["rmse"])
+        evaluate(model, held_out, ["rmse"])
     with pytest.raises(ConfigError, match="unknown metric"):
-        evaluate(model, test_part, ["ndgc@10"])
+        evaluate(model, held_out, ["ndgc@10"])
 
 
-def test_predictions_that_are_not_numbers_are_an_error(test_part):
+def test_predictions_that_are_not_numbers_are_an_error(held_out):
     with pytest.raises(TrainingError, match="predicted NaN"):
-        evaluate(fitted(np.full((3, 4), np.nan), rates=True), test_part, ["rmse"])
+        evaluate(fitted(np.full((3, 4), np.nan), rates=True), held_out, ["rmse"])
 
 
-def test_the_catalogue_comes_from_training(test_part):
-    found = evaluate(fitted(), test_part, ["novelty@1"])
+def test_the_catalogue_comes_from_training(held_out):
+    found = evaluate(fitted(), held_out, ["novelty@1"])
     # Lists 12; 13; 10; 11 of popularity 1, 1, 1, 2 among 3 people.
     assert found["novelty@1"].value == pytest.approx((3 * log2(3) + log2(3 / 2)) / 4)
 
 
-def test_queries_helper_is_what_evaluate_asks(test_part):
-    asked = test_part.queries(test_part.active_users, fitted().spec)
+def test_queries_helper_is_what_evaluate_asks(held_out):
+    asked = held_out.queries(held_out.active_users, fitted().spec)
     assert asked.user.tolist() == [0, 1, 2, -1]
     assert [asked.history[i].tolist() for i in range(4)] == [[0, 1], [1, 2], [3], []]
     assert queries(2).user.tolist() == [0, 1]

@@ -108,7 +108,7 @@ def judged(scores, targets, k, full=True, seen=None, **catalogue):
     """The lists of one user for each row of scores."""
     table = np.atleast_2d(np.asarray(scores, dtype=np.float32))
     rows = targets if targets and isinstance(targets[0], list) else [targets]
-    ranked = rank(Table(table), queries(len(table), seen), k, targets=Ragged.of(rows), full=full)
+    ranked = rank(Table(table), queries(len(table), seen), k, targets=Ragged.of(rows), full=full, count=True)
     return replace(ranked, catalogue=Catalogue(**catalogue)) if catalogue else ranked
 
 
@@ -316,8 +316,10 @@ def test_list_metrics_say_what_they_lack():
         METRICS["novelty"](ranked, 3)
     with pytest.raises(ValueError, match="vectors"):
         METRICS["diversity"](replace(ranked, catalogue=Catalogue(torch.ones(3, dtype=torch.float64), 1)), 3)
-    with pytest.raises(ValueError, match="full"):
+    with pytest.raises(ValueError, match="full=True"):
         METRICS["auc"](judged([[3, 2, 1]], [[0]], 3, full=False), None)
+    with pytest.raises(ValueError, match="count=True"):
+        METRICS["auc"](rank(Table([[3.0, 2.0]]), queries(1), 2, targets=Ragged.of([[0]])), 2)
     with pytest.raises(ValueError, match="lists of 3"):
         METRICS["ndcg"](ranked, 4)
 

@@ -76,6 +76,7 @@ def test_targets_stand_where_counting_puts_them(case, full):
         exclude_seen=exclude_seen,
         targets=Ragged.of(targets),
         full=full,
+        count=True,
     )
     place = 0
     for row in range(len(table)):
@@ -98,7 +99,12 @@ def test_targets_stand_where_counting_puts_them(case, full):
 @given(cases(), st.integers(1, 6))
 def test_block_size_changes_nothing(case, block):
     table, seen, targets, allowed, k, exclude_seen = case
-    options = {"candidates": as_candidates(allowed), "exclude_seen": exclude_seen, "targets": Ragged.of(targets)}
+    options = {
+        "candidates": as_candidates(allowed),
+        "exclude_seen": exclude_seen,
+        "targets": Ragged.of(targets),
+        "count": True,
+    }
     once = rank(Table(table), queries(len(table), seen), k, **options)
     again = rank(Table(table), queries(len(table), seen), k, block=block, **options)
     for name in ("items", "scores", "n_candidates", "greater", "ties"):
@@ -130,7 +136,9 @@ def test_many_equal_scores_across_the_end_of_a_long_list():
 
 
 def test_everything_seen_gives_an_empty_list():
-    ranked = rank(Table([[1.0, 2.0], [1.0, 2.0]]), queries(2, [[0, 1], [1]]), 2, targets=Ragged.of([[0], [0]]))
+    ranked = rank(
+        Table([[1.0, 2.0], [1.0, 2.0]]), queries(2, [[0, 1], [1]]), 2, targets=Ragged.of([[0], [0]]), count=True
+    )
     assert ranked.items.tolist() == [[-1, -1], [0, -1]]
     assert ranked.greater.tolist() == [NEVER, 0]
     assert ranked.n_candidates.tolist() == [0, 1]

@@ -133,7 +133,7 @@ def rating_model() -> MF:
     """Trained until nothing moves."""
     data = planted().train
     model = MF(MFConfig(loss="mse", dim=6, reg=0.08, bias_reg=0.04), data.spec)
-    model.fit(data, Training(epochs=300, batch_size=len(data), lr=0.05))
+    model.fit(data, Training(epochs=200, batch_size=len(data), lr=0.05))
     return model
 
 

@@ -97,7 +97,7 @@ def by_hand(model: Any, user: int, item: int, head: nn.Linear) -> float:
     h = torch.cat([u, v])
     for layer in towers.layers:
         h = torch.relu(layer.weight @ h + layer.bias)
-    return float(head.weight[0] @ torch.cat([p * q, h]) + head.bias)
+    return (head.weight[0] @ torch.cat([p * q, h]) + head.bias).item()
 
 
 MODELS = [

@@ -18,6 +18,8 @@ COMMANDS = {
     "demo": ("demo", "The whole way on MovieLens-100K: train, evaluate beside baselines, recommend, report."),
     "data": ("data", "Look at a table, list the known data sets, fetch one."),
     "train": ("train", "Train a model on a table; one subcommand for each model."),
+    "tune": ("tune", "Search a model's settings on the valid part."),
+    "compare": ("tune", "Several models under one protocol and one tuning budget, with a report."),
     "evaluate": ("ask", "Judge a trained recommender on its held-out part, or on other data."),
     "recommend": ("ask", "Lists for known users, or for a history."),
     "similar": ("ask", "The items most like one item."),

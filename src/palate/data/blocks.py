@@ -78,8 +78,9 @@ def _spool(
             if not columns:
                 columns = [name for name in DTYPES if name in block]
                 files = {name: stack.enter_context((spool / name).open("wb")) for name in columns}
+            block = {name: np.ascontiguousarray(block[name], dtype=DTYPES[name]) for name in columns}
             for name, file in files.items():
-                np.ascontiguousarray(block[name], dtype=DTYPES[name]).tofile(file)
+                block[name].tofile(file)
             counts += np.bincount(block["user"], minlength=n_users)
             if "rating" in block:
                 low, high = block["rating"].min(initial=low), block["rating"].max(initial=high)
@@ -104,8 +105,11 @@ def _faults(block: dict[str, np.ndarray], columns: list[str], n_users: int, n_it
         elif len(column) and not 0 <= column.min() <= column.max() < n:
             faults.append(f"{name} runs from {column.min()} to {column.max()}; indices are 0 to {n - 1}")
     for name in ("rating", "weight"):
-        if name in block and not np.isfinite(block[name]).all():
-            faults.append(f"{name} holds {np.count_nonzero(~np.isfinite(block[name]))} values that are not finite")
+        strange = ~(np.abs(block.get(name, np.empty(0))) <= np.finfo(np.float32).max)
+        if strange.any():
+            faults.append(f"{name} holds {np.count_nonzero(strange)} values that are not finite in 32 bits")
+    if "timestamp" in block and block["timestamp"].dtype.kind not in "iu":
+        faults.append(f"timestamp holds {block['timestamp'].dtype}; seconds are whole numbers")
     return faults
 
 

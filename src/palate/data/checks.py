@@ -176,14 +176,14 @@ def _one_unit(numbers: pl.Series, values: pl.Series, found: Findings) -> pl.Seri
     judged = unit.filter(numbers != 0).drop_nulls()
     if judged.is_empty():
         return numbers
-    kinds = judged.value_counts(sort=True)
+    kinds = judged.alias("unit").value_counts().sort("count", "unit", descending=[True, False])
     if kinds.height > 1:
         parts = []
         for kind, count in kinds.rows():
             where = (unit == kind) & (numbers != 0)
             parts.append(f"{count:,} in {_UNITS[kind]} {found.examples(where, values, most=2)}")
         found.faults.append(f"{values.name}: units are mixed, {', '.join(parts)}; a column has one unit")
-        return numbers
+        return numbers // 1000 ** unit.cast(pl.Int64)
     kind = int(kinds.item(0, 0))
     if kind:
         found.notes.append(f"{values.name}: {_UNITS[kind]}, turned into seconds")

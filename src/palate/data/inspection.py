@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
+import numpy as np
 import polars as pl
 
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -56,7 +56,7 @@ class Inspection:
             out.append(f"{name:14}{getattr(self, name):>13,}")
         out.append(f"{'sparsity':14}{1 - self.density:>13.4%}")
         if self.time_span is not None:
-            first, last = (datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%d %H:%M") for second in self.time_span)
+            first, last = (str(np.datetime64(second, "s"))[:-3].replace("T", " ") for second in self.time_span)
             out += [f"{'time':14}{first} to {last} UTC", f"{'tied in time':14}{self.tied:>13.2%}"]
         if self.per_user:
             heads = "".join(f"{head:>9}" for head in ("least", "25 %", "median", "75 %", "90 %", "most"))
@@ -66,8 +66,9 @@ class Inspection:
         if self.ratings:
             out += ["", "ratings", *_bars(self.ratings)]
         for title, texts in (("notes", self.notes), ("faults", self.faults)):
-            for text in (("", title) if texts else ()) + tuple(f"  - {text}" for text in texts):
-                out += textwrap.wrap(text, 120, subsequent_indent="    ", drop_whitespace=False) or [""]
+            out += ["", title] if texts else []
+            for text in texts:
+                out += textwrap.wrap(text, 120, initial_indent="  - ", subsequent_indent="    ")
         return out
 
     def __str__(self) -> str:

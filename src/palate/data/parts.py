@@ -93,8 +93,8 @@ def assemble(
     if data.history is not None:
         raise DataError("this data is a valid or test part already; split the whole data set, or its train part")
     rows = np.bincount(part, minlength=5)
-    wanted = {"train": TRAIN, "test": TEST} | ({"valid": VALID} if valid else {})
-    missing = [name for name, code in wanted.items() if not rows[code]]
+    wanted = {"train": TRAIN, "valid": VALID, "test": TEST}
+    missing = [name for name, code in wanted.items() if not rows[code] and (valid or code != VALID)]
     if missing:
         raise DataError(
             f"this split of {len(data)} rows, {data.n_users} users and {data.n_items} items leaves no rows for "

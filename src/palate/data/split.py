@@ -159,12 +159,17 @@ def k_fold(data: Dataset, *, fold: int = 1, k: int = 5, valid: float = 0.1, seed
         k: Number of folds.
         valid: Share of the other rows, at random; 0 for none.
         seed: Decides the folds; the same for all k of them.
+
+    Raises:
+        DataError: There are fewer rows than folds.
     """
     check_shares(valid)
     faults = [f"k = {k} folds need k of 2 or more"] * (k < 2)
     faults += [f"fold = {fold} is not one of 1 to {k}"] * (not 1 <= fold <= k)
     if faults:
         raise ConfigError.faults("split", faults)
+    if k > len(data):
+        raise DataError(f"a split of {len(data)} rows into {k} folds leaves no rows for some; ask for fewer folds")
     folds = np.random.default_rng(seed).permutation(len(data)) % k + 1
     return given(data, parts=folds, fold=fold, valid=valid, seed=seed)
 

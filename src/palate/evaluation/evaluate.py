@@ -63,42 +63,17 @@ def evaluate(
         TrainingError: The model gives scores that are not finite.
     """
     how, given = _conditions(protocol or Protocol(), part, metrics, candidates, item_vectors)
-    wanted = parse(how.metrics)
-    notes = []
-    if part.rating is None or "rating" not in model.answers:
-        wanted = {n: pair for n, pair in wanted.items() if pair[0].of != "ratings"}
-    if not wanted:
-        raise CannotAnswer(
-            f"{', '.join(how.metrics)} cannot be had: the model predicts no ratings, or the part holds none"
-        )
-    vectors = item_vectors
-    if vectors is None and any(n.startswith("diversity@") for n in wanted) and part.history is not None:
-        vectors = sketch(part.history, model.spec.n_items, how.seed)
-    vectors = None if vectors is None else normalize(vectors.float(), dim=1)
-    popularity = model.fallback.popularity.double()
-    task = Task(
-        model=model,
-        part=part,
-        wanted=wanted,
-        how=how,
-        candidates=given,
-        catalogue=Catalogue(popularity, model.spec.n_users, vectors),
-    )
+    task = _task(model, part, how, given, item_vectors)
     users = part.active_users
     start = time.perf_counter()
     measured = measure(task, users, block)
     seconds = {"predict": time.perf_counter() - start} | ({} if fit_seconds is None else {"fit": fit_seconds})
     if task.k and not len(measured.listed):
         raise DataError(f"no row of the part has a rating of {how.min_rating} or more, so there is nothing to find")
-    if measured.unreachable:
-        notes.append(
-            f"{measured.unreachable:,} of {measured.targets:,} targets count as never found: "
-            "new to the model, or already seen and so kept out of the lists"
-        )
     found = _slices(task, users, measured)
     every = found["all"].estimates | _catalogue_estimates(task, measured)
-    found["all"] = replace(found["all"], estimates={n: every[n] for n in wanted if n in every})
-    longest = max((wanted[n][1] or 0 for n in task.names("catalogue")), default=task.k)
+    found["all"] = replace(found["all"], estimates={n: every[n] for n in task.wanted if n in every})
+    longest = max((task.wanted[n][1] or 0 for n in task.names("catalogue")), default=task.k)
     listed = measured.listed[:, :longest].numpy()
     return Evaluation(
         model=name or type(model).__name__,
@@ -107,9 +82,9 @@ def evaluate(
         slices=found,
         routes={route: int(n) / len(users) for route, n in zip(ROUTES, measured.routes, strict=True)},
         exposure=np.bincount(listed[listed >= 0], minlength=model.spec.n_items),
-        popularity=popularity.long().numpy(),
+        popularity=model.fallback.popularity.long().numpy(),
         seconds=seconds,
-        notes=tuple(notes),
+        notes=_notes(measured),
     )
 
 
@@ -142,6 +117,29 @@ def _conditions(
         vectors="" if item_vectors is None else fingerprint(item_vectors),
     )
     return how, given
+
+
+def _task(model: Any, part: Dataset, how: Protocol, given: Ragged | None, item_vectors: Tensor | None) -> Task:
+    """What can be measured of this model and part, and what that takes."""
+    wanted = parse(how.metrics)
+    if part.rating is None or "rating" not in model.answers:
+        wanted = {name: pair for name, pair in wanted.items() if pair[0].of != "ratings"}
+    if not wanted:
+        told = f"{', '.join(how.metrics)} cannot be had"
+        raise CannotAnswer(f"{told}: {type(model).__name__} predicts no ratings, or the part holds none")
+    vectors = item_vectors
+    if vectors is None and part.history is not None and any(name.startswith("diversity@") for name in wanted):
+        vectors = sketch(part.history, model.spec.n_items, how.seed)
+    vectors = None if vectors is None else normalize(vectors.float(), dim=1)
+    catalogue = Catalogue(model.fallback.popularity.double(), model.spec.n_users, vectors)
+    return Task(model=model, part=part, wanted=wanted, how=how, candidates=given, catalogue=catalogue)
+
+
+def _notes(measured: Measured) -> tuple[str, ...]:
+    if not measured.unreachable:
+        return ()
+    share = f"{measured.unreachable:,} of {measured.targets:,} targets"
+    return (f"{share} count as never found: new to the model, or already seen and so kept out of the lists",)
 
 
 def _slices(task: Task, users: np.ndarray, measured: Measured) -> dict[str, Slice]:

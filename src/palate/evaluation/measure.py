@@ -131,6 +131,7 @@ def _judge_lists(task: Task, users: np.ndarray, queries: Queries, found: Measure
         candidates=_candidates(task, users, queries, targets),
         targets=targets,
         full=any(task.wanted[name][1] is None for name in task.names("targets")),
+        count=any(name.startswith("auc") for name in task.names("targets")),
         block=max(len(queries), 1),
     )
     ranked = replace(ranked, catalogue=task.catalogue)

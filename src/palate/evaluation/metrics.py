@@ -110,8 +110,8 @@ def auc(ranked: Ranked, k: int | None) -> Tensor:
     With a cut-off, all that comes after place k counts as in random order. A target no list can hold loses all its
     pairs; where every candidate is a target there are no pairs: 0.5.
     """
-    if k is None and not ranked.full:
-        raise ValueError("auc without a cut-off needs rank(..., full=True)")
+    if (k is None and not ranked.full) or bool((ranked.n_candidates < 0).any()):
+        raise ValueError("auc needs rank(..., count=True), and full=True where it has no cut-off")
     reachable = ranked.greater < NEVER
     n = ranked.n_candidates.double()[ranked.row]
     end = n if k is None else n.clamp(max=k)

@@ -34,6 +34,7 @@ def rank(
     candidates: Tensor | Ragged | None = None,
     targets: Ragged | None = None,
     full: bool = False,
+    count: bool = False,
     block: int | None = None,
 ) -> Ranked:
     """The k best items of each query; the result does not depend on `block`.
@@ -47,12 +48,12 @@ def rank(
             model does not know are ignored.
         targets: A row of distinct items for each query, whose places are wanted.
         full: Find the targets' places beyond k too (slower: sorts all scores).
+        count: Fill in `n_candidates` (slower: a pass over all scores).
         block: Queries scored at once; default `block_rows`.
 
     Raises:
         TrainingError: A score is NaN or infinite.
     """
-    count = targets is not None
     targets = Ragged.empty(len(queries)) if targets is None else targets
     step = block or block_rows(model.spec.n_items)
     pieces = []
@@ -61,28 +62,24 @@ def rank(
         allowed = rows(candidates, start, stop) if isinstance(candidates, Ragged) else candidates
         scores_BN = _masked(model, _ask(queries, start, stop), exclude_seen, allowed)
         pieces.append(_list(scores_BN, k, rows(targets, start, stop), full, count))
-    if not pieces:
-        pieces.append(_list(torch.zeros(0, model.spec.n_items), k, targets, full, count))
+    pieces = pieces or [_list(torch.zeros(0, model.spec.n_items), k, targets, full, count)]
     items, scores, n_candidates, greater, ties = (torch.cat(part) for part in zip(*pieces, strict=True))
     return Ranked(items, scores, n_candidates, targets, greater, ties, full)
 
 
 def _ask(queries: Queries, start: int, stop: int) -> Queries:
-    first, last = queries.history.offsets[start], queries.history.offsets[stop]
-    ratings = None if queries.ratings is None else queries.ratings[first:last]
+    within = slice(queries.history.offsets[start], queries.history.offsets[stop])
+    ratings = None if queries.ratings is None else queries.ratings[within]
     return Queries(queries.user[start:stop], rows(queries.history, start, stop), ratings)
 
 
 def _masked(model: Any, queries: Queries, exclude_seen: bool, candidates: Tensor | Ragged | None) -> Tensor:
     """The model's scores, `[B, N]`, with -inf for what may not be listed."""
-    given_BN = model.score(queries)
-    n_items = given_BN.shape[1]
+    given_BN, n_items = model.score(queries), model.spec.n_items
     if not math.isfinite(given_BN.sum()) and not bool(torch.isfinite(given_BN).all()):
         bad = int((~torch.isfinite(given_BN)).any(1).sum())
-        raise TrainingError(
-            f"{type(model).__name__} gave NaN or infinite scores for {bad} of {len(queries)} queries; "
-            "train it again, for example with a smaller lr"
-        )
+        told = f"{type(model).__name__} gave NaN or infinite scores for {bad} of {len(queries)} queries"
+        raise TrainingError(f"{told}; train it again, for example with a smaller lr")
     if isinstance(candidates, Ragged):
         inside = candidates.keep((candidates.values >= 0) & (candidates.values < n_items))
         places = inside.row_of_value * n_items + inside.values
@@ -119,10 +116,9 @@ def _list(scores_BN: Tensor, k: int, targets: Ragged, full: bool, count: bool) -
         values_BK[tied], items_BK[tied] = best.values, by_item.gather(1, best.indices)
     items_BK = items_BK.masked_fill(values_BK == -INF, -1)
     greater_T, ties_T = places(scores_BN, values_BK, at_edge_B, targets, full)
-    # A pass over all scores, so only where somebody asks.
     counted_B = (scores_BN > -INF).sum(1) if count else torch.full((len(scores_BN),), -1)
-    extra = (0, k - size)
-    return pad(items_BK, extra, value=-1), pad(values_BK, extra, value=-INF), counted_B, greater_T, ties_T
+    items_BK, values_BK = pad(items_BK, (0, k - size), value=-1), pad(values_BK, (0, k - size), value=-INF)
+    return items_BK, values_BK, counted_B, greater_T, ties_T
 
 
 def _first_of_tied(scores_BN: Tensor, values_BK: Tensor) -> tuple[Tensor, Tensor]:

@@ -53,7 +53,7 @@ class Ranked:
     Attributes:
         items: Item indices, best first, int64 `[queries, k]`, padded with -1.
         scores: Their scores, float32 `[queries, k]`, padded with -inf.
-        n_candidates: How many items could have been listed, int64 `[queries]`; -1 where no targets were given.
+        n_candidates: How many items could have been listed, int64 `[queries]`; -1 where it was not counted.
         targets: Items that should be found; one row for each query.
         greater: For each value of `targets`, how many candidates score higher, int64 `[total]`: exact below k and,
             where `full`, everywhere; otherwise k means "k or more"; `NEVER` for an item no list can hold.

@@ -12,7 +12,7 @@ Losses, one for one purpose, each with reg * n^reg_power * |v|^2 over all vector
 A person the model has never seen is answered from a history by `palate.models.fold_in`: the items stay, and the
 person's vector and bias minimise the loss (mse: ridge; all others: logistic).
 
-Legend: B queries, N items, P positives, C = 1 + K candidates of each positive, D dim, T history items.
+Legend: B queries, N items, P positives, C = 1 + K candidates of each positive, R distinct rows, D dim, T history items.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from palate.config import check
@@ -33,6 +34,9 @@ from palate.models.fold_in import logistic, ridge
 from palate.training import losses
 from palate.training.batches import Pairs, pairs
 from palate.training.negatives import Negatives
+
+SAMPLED = {"bce": losses.bce, "bpr": losses.bpr, "sampled-softmax": losses.sampled_softmax}
+"""Losses of a positive against its K negatives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +61,8 @@ class MFConfig:
     def __post_init__(self) -> None:
         check(
             self,
-            dim=self.dim >= 1,
-            negatives=self.negatives >= 1,
-            init=self.init > 0,
-            reg=self.reg >= 0,
-            bias_reg=self.bias_reg >= 0,
+            **{name: getattr(self, name) >= 1 for name in ("dim", "negatives")},
+            **{name: getattr(self, name) >= 0 for name in ("init", "reg", "bias_reg")},
             reg_power=0 <= self.reg_power <= 1,
         )
 
@@ -88,11 +89,9 @@ class MF(GradientModel):
         self.user_bias = nn.Embedding(spec.n_users, 1)
         self.item_bias = nn.Embedding(spec.n_items, 1)
         self.register_buffer("bias", torch.zeros(()))
-        for side, size in (
-            ("user", spec.n_users),
-            ("item", spec.n_items),
-        ):  # Of the L2, for one pair; training alone reads it.
-            self.register_buffer(f"{side}_weight", torch.ones(size), persistent=False)
+        # Weight of the L2 in one pair; only training reads it, so it is not saved.
+        self.register_buffer("user_weight", torch.ones(spec.n_users), persistent=False)
+        self.register_buffer("item_weight", torch.ones(spec.n_items), persistent=False)
 
     def start(self, data: Dataset) -> None:
         for table in (self.user, self.item):
@@ -110,7 +109,7 @@ class MF(GradientModel):
 
     @property
     def _sampled(self) -> int:
-        return self.config.negatives if self.config.loss in ("bce", "bpr", "sampled-softmax") else 0
+        return self.config.negatives if self.config.loss in SAMPLED else 0
 
     def _weight(self, pairs_X: Tensor) -> Tensor:
         """Weight of the L2 in each of n pairs: n ** reg_power in all."""
@@ -122,27 +121,26 @@ class MF(GradientModel):
     def loss(self, batch: Pairs) -> Tensor:
         positive_P1 = batch.item.unsqueeze(1)
         item_PC = positive_P1 if batch.negative is None else torch.cat([positive_P1, batch.negative], dim=1)
-        p_PD, q_PCD = self.user(batch.user), self.item(item_PC)
-        b_P1, b_PC = self.user_bias(batch.user), self.item_bias(item_PC).squeeze(2)
-        w_P, w_PC = self.user_weight[batch.user], self.item_weight[item_PC]
-        vectors = (w_P * p_PD.square().sum(1)).mean() + (w_PC * q_PCD.square().sum(2)).mean()
-        biases = (w_P * b_P1.squeeze(1).square()).mean() + (w_PC * b_PC.square()).mean()
-        penalty: Tensor = self.config.reg * vectors + self.config.bias_reg * biases
+        p_PD, b_P, user_penalty = self._look_up("user", batch.user)
+        q_PCD, b_PC, item_penalty = self._look_up("item", item_PC)
+        penalty = user_penalty + item_penalty
         if self.config.loss == "softmax":
             score_PN = p_PD @ self.item.weight.T + self.item_bias.weight.T
             return losses.softmax(score_PN, batch.item) + penalty
-        score_PC = self.bias + b_P1 + b_PC + (q_PCD @ p_PD.unsqueeze(2)).squeeze(2)
-        return self._misfit(score_PC[:, 0], score_PC[:, 1:], batch.rating) + penalty
+        score_PC = self.bias + b_P.unsqueeze(1) + b_PC + (q_PCD @ p_PD.unsqueeze(2)).squeeze(2)
+        if self.config.loss in SAMPLED:
+            return SAMPLED[self.config.loss](score_PC[:, 0], score_PC[:, 1:]) + penalty
+        assert batch.rating is not None  # `needs` holds rating
+        return losses.mse(score_PC[:, 0], batch.rating) + penalty
 
-    def _misfit(self, positive_P: Tensor, negative_PK: Tensor, rating_P: Tensor | None) -> Tensor:
-        if self.config.loss == "bce":
-            return losses.bce(positive_P, negative_PK)
-        if self.config.loss == "bpr":
-            return losses.bpr(positive_P, negative_PK)
-        if self.config.loss == "sampled-softmax":
-            return losses.sampled_softmax(positive_P, negative_PK)
-        assert rating_P is not None  # `needs` holds rating where the loss is mse
-        return losses.mse(positive_P, rating_P)
+    def _look_up(self, side: Literal["user", "item"], index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Vectors and biases at an index, and their L2; each row is fetched once, however often it is asked for."""
+        row_R, place, count_R = torch.unique(index, return_inverse=True, return_counts=True)
+        vectors, biases, weight_X = (getattr(self, side + kind) for kind in ("", "_bias", "_weight"))
+        v_RD, b_R1 = vectors(row_R), biases(row_R)
+        squares_R = self.config.reg * v_RD.square().sum(1) + self.config.bias_reg * b_R1.square().sum(1)
+        penalty = (squares_R * weight_X[row_R] * count_R).sum() / index.numel()
+        return F.embedding(place, v_RD), F.embedding(place, b_R1).squeeze(-1), penalty
 
     def _score(self, queries: Queries) -> Tensor:
         p_BD, b_B1 = self._people(queries)
@@ -173,13 +171,10 @@ class MF(GradientModel):
         if self.config.loss != "mse":
             return logistic(history, vector_ND, self.bias + bias_N, penalty_BD, self.config.negatives)
         rating_T = queries.ratings
-        if (
-            rating_T is None
-        ):  # An item somebody chose without rating it counts as liked: halfway from the mean to the top.
+        if rating_T is None:  # What somebody chose without rating it counts as liked: halfway from the mean to the top.
             top = self.spec.rating_scale[1] if self.spec.rating_scale else float(self.bias)
             rating_T = torch.full((len(history.values),), (float(self.bias) + top) / 2)
         return ridge(history, vector_ND[history.values], rating_T - self.bias - bias_N[history.values], penalty_BD)
 
     def item_vectors(self) -> Tensor:
-        """The vectors q, `[N, D]`."""
         return self.item.weight.detach()

@@ -53,7 +53,7 @@ class Side:
 
     def view(self, axes: tuple[int, ...]) -> Side:
         """The sides with other leading axes."""
-        return Side(self.factors.reshape(*axes, -1), self.hidden.reshape(*axes, -1))
+        return Side(self.factors.unflatten(0, axes), self.hidden.unflatten(0, axes))
 
 
 class Towers(nn.Module):
@@ -79,7 +79,7 @@ class Towers(nn.Module):
         self._layers = [nn.Linear(a, b) for a, b in pairwise((2 * mlp, *layers))]
         self.layers = nn.ModuleList(self._layers)
         self.width = gmf + (layers[-1] if layers else 0)
-        self._buffers = Buffers()
+        self._lent = Buffers()
 
     def draw(self) -> None:
         """Fresh weights: embeddings N(0, 0.01^2), layers uniform as He et al. 2015 have it for relu."""
@@ -101,7 +101,7 @@ class Towers(nn.Module):
         factor_weight_G, hidden_weight_H = torch.split(head.weight[0], [self.gmf, self.width - self.gmf])
         rest = [hidden_weight_H, *(each for layer in self._layers[1:] for each in (layer.weight, layer.bias))]
         scores_PN = score_pairs(
-            self._buffers,
+            self._lent,
             (user.factors * factor_weight_G, user.hidden),
             (item.factors, item.hidden),
             item_PN if catalogue else None,
@@ -112,7 +112,7 @@ class Towers(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """As in torch; outside training the buffers' memory is let go."""
-        self._buffers.clear()
+        self._lent.clear()
         return super().train(mode)
 
     def user_side(self, rows: Tensor) -> Side:

@@ -1,12 +1,12 @@
 """score_pairs: the ranking logits of a training batch, forward and backward by hand.
 
-The numbers are those of `weigh(head, towers.features(...))` (a test compares values and gradients); training spends most of
-its time here. Autograd would allocate each hidden layer and each gradient anew at every step, and on large batches the
-operating system then spends longer on handing out memory than the processor on arithmetic. Here two sets of buffers, kept
-from step to step, hold them, and what can be done in place is.
+The numbers are those of `weigh(head, towers.features(...))` (a test compares values and gradients). Training spends
+most of its time here. Autograd would allocate each hidden layer and each gradient anew at every step, and on large
+batches the operating system then spends longer on handing out memory than the processor on arithmetic. Here buffers,
+kept from step to step, hold them, and what can be done in place is.
 
-Legend: P positives, N items of each (the positive and its negatives), R = P * N pairs, G width of GMF, H width of a hidden
-layer, I rows of the items' sides.
+Legend: P positives, N items of each (the positive and its negatives), R = P * N pairs, G width of GMF, H width of a
+hidden layer, I rows of the items' sides.
 """
 
 from __future__ import annotations

@@ -1,0 +1,92 @@
+"""Search spaces of the models' settings; each is a name in `SPACES`, beside the model's own name.
+
+A key is a field of the model's config, or `training.` and a field of `Training`. What is not named keeps its default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included; whole numbers where both are.
+
+    Attributes:
+        low, high: Bounds.
+        log: Whether ratios count rather than differences.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some values."""
+
+    values: tuple[str | int | float, ...]
+
+
+Space = dict[str, Range | Choice]
+
+_LR = Range(3e-4, 3e-2, log=True)
+_KNN: Space = {
+    "k": Range(20, 500, log=True),
+    "shrink": Range(0.1, 500.0, log=True),
+    "weighting": Choice(("cosine", "tfidf", "bm25")),
+}
+_NCF: Space = {
+    "training.lr": _LR,
+    "training.batch_size": Choice((512, 2048, 8192)),
+    "training.weight_decay": Range(1e-6, 1e-1, log=True),
+    "negatives": Range(2, 10),
+    "dropout": Range(0.0, 0.5),
+}
+_AUTOENCODER: Space = {
+    "training.lr": Range(1e-4, 5e-3, log=True),
+    "training.batch_size": Choice((64, 128, 256, 512)),
+    "dropout": Range(0.2, 0.8),
+}
+_AUTOREC: Space = {
+    "dim": Choice((100, 300, 500)),
+    "reg": Range(1.0, 500.0, log=True),
+    "dropout": Range(0.0, 0.5),
+    "training.lr": Range(3e-4, 5e-3, log=True),
+    "training.batch_size": Choice((64, 256)),
+}
+
+SPACES: dict[str, Space] = {
+    "popularity": {},
+    "bias": {"user_shrink": Range(0.5, 50.0, log=True), "item_shrink": Range(0.5, 50.0, log=True)},
+    "mf": {
+        "dim": Choice((32, 64, 128)),
+        "negatives": Range(2, 10),
+        "reg": Range(1e-4, 1e-1, log=True),
+        "training.lr": Range(1e-3, 1e-1, log=True),
+        "training.batch_size": Choice((512, 2048)),
+    },
+    "gmf": _NCF,
+    "mlp": _NCF,
+    "neumf": _NCF,
+    "itemknn": _KNN,
+    "userknn": _KNN,
+    "rp3beta": {"k": Range(20, 500, log=True), "alpha": Range(0.3, 2.0), "beta": Range(0.0, 1.0)},
+    "puresvd": {"dim": Range(8, 200, log=True)},
+    "ials": {
+        "dim": Choice((32, 64, 128)),
+        "alpha": Range(1e-2, 2.0, log=True),
+        "reg": Range(1e-3, 1e-1, log=True),
+    },
+    "ease": {"reg": Range(1.0, 1e5, log=True)},
+    "edlae": {"reg": Range(1.0, 1e5, log=True), "dropout": Range(0.05, 0.8)},
+    "cdae": {**_AUTOENCODER, "negatives": Range(2, 50, log=True)},
+    "multdae": {**_AUTOENCODER, "training.weight_decay": Range(1e-5, 1e-1, log=True)},
+    "multvae": {**_AUTOENCODER, "beta": Range(0.05, 1.0, log=True)},
+    "recvae": {**_AUTOENCODER, "gamma": Range(1e-3, 2e-2, log=True)},
+    "u-autorec": _AUTOREC,
+    "i-autorec": _AUTOREC,
+    "bayes-mf": {"dim": Choice((16, 32, 48)), "features": Choice((0, 64, 200))},
+}
+"""Model -> its space; a model that is not named has nothing to tune."""

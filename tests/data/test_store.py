@@ -1,0 +1,266 @@
+"""A dataset on disk is the dataset that was saved; a broken folder is named; a failure leaves the old one."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palate.data import blocks as blocks_module
+from palate.data.blocks import Block
+from palate.data.dataset import Dataset
+from palate.data.store import open_dataset, save_dataset, write_blocks
+from palate.errors import ArtifactError, DataError
+
+
+def dataset(rows: int = 300, text: bool = True) -> Dataset:
+    rng = np.random.default_rng(rows)
+    users = pl.Series("user_id", rng.integers(0, 20, rows))
+    frame = pl.DataFrame([users.cast(pl.String) if text else users]).with_columns(
+        item_id=pl.Series(rng.integers(0, 30, rows)),
+        rating=pl.Series(rng.random(rows).round(2)),
+        timestamp=pl.Series(rng.integers(0, 99, rows)),
+        weight=pl.Series(rng.random(rows)),
+    )
+    items = frame.select("item_id").unique(maintain_order=True).with_columns(tags=pl.lit(["a", "ж"]), year=pl.lit(1999))
+    return Dataset.from_frame(frame, items=items, rating_scale=(0.0, 1.0), notes=("made for a test", "ünï"))
+
+
+def same(first: Dataset, second: Dataset) -> bool:
+    """Whether two datasets agree in everything, histories included."""
+    if first.fingerprint != second.fingerprint or (first.history is None) != (second.history is None):
+        return False
+    for name in ("item_table", "user_table"):
+        one, other = getattr(first, name), getattr(second, name)
+        if (one is None) != (other is None) or (one is not None and not one.equals(other)):
+            return False
+    if (first.rating_scale, first.notes) != (second.rating_scale, second.notes):
+        return False
+    return first.history is None or second.history is None or same(first.history, second.history)
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+@pytest.mark.parametrize("part", ["whole", "train", "test", "no valid", "bare"])
+def test_what_is_saved_is_what_is_opened(tmp_path: Path, mmap: bool, part: str) -> None:
+    data = dataset(text=part != "bare")
+    if part == "bare":
+        data = replace(data, rating=None, timestamp=None, weight=None, item_table=None, rating_scale=None, notes=())
+    elif part != "whole":
+        split = data.split("temporal", valid=0 if part == "no valid" else 0.1)
+        data = split.valid if part == "no valid" else getattr(split, part)
+    save_dataset(data, tmp_path / "deep" / "data")
+    opened = open_dataset(tmp_path / "deep" / "data", mmap)
+    assert same(opened, data)
+    assert opened.users.ids.dtype == data.users.ids.dtype
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["data"]
+
+
+def test_a_mapped_dataset_works_like_any_other_and_never_writes(tmp_path: Path) -> None:
+    data = dataset()
+    save_dataset(data, tmp_path / "data")
+    opened = open_dataset(tmp_path / "data")
+    base = opened.user
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    assert isinstance(base, np.memmap)
+    split, expected = opened.split("random"), data.split("random")
+    assert same(split.test, expected.test)
+    queries = opened.queries(np.arange(5), opened.spec)
+    assert queries.ratings is not None
+    queries.history.values.zero_()
+    assert opened.rating is not None
+    opened.rating[:] = 9
+    assert same(open_dataset(tmp_path / "data"), data)
+
+
+def test_saving_again_replaces(tmp_path: Path) -> None:
+    save_dataset(dataset(300), tmp_path / "data")
+    first = open_dataset(tmp_path / "data")
+    print_before = first.fingerprint
+    save_dataset(dataset(200), tmp_path / "data")
+    assert same(open_dataset(tmp_path / "data"), dataset(200))
+    assert first.fingerprint == print_before
+    save_dataset(open_dataset(tmp_path / "data"), tmp_path / "data")
+    assert same(open_dataset(tmp_path / "data"), dataset(200))
+
+
+def test_an_empty_folder_is_filled_and_a_strange_one_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    save_dataset(dataset(), tmp_path / "empty")
+    assert same(open_dataset(tmp_path / "empty"), dataset())
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.txt").write_text("dear")
+    for place in (tmp_path / "thesis", tmp_path / "thesis" / "chapter1.txt"):
+        with pytest.raises(ArtifactError, match="is no dataset folder"):
+            save_dataset(dataset(), place)
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        save_dataset(dataset(), tmp_path / "thesis" / "chapter1.txt" / "data")
+    assert (tmp_path / "thesis" / "chapter1.txt").read_text() == "dear"
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may grow beyond 2000 bytes: what a full disk does, without filling one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    save_dataset(dataset(40), tmp_path / "data")
+    request.getfixturevalue("small_files")
+    with pytest.raises(ArtifactError, match=r"cannot be written .* what was there is as before"):
+        save_dataset(dataset(3000), tmp_path / "data")
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        write_blocks(tmp_path / "data", [(np.zeros(9000, np.int32), np.zeros(9000, np.int32))], n_users=1, n_items=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert same(open_dataset(tmp_path / "data"), dataset(40))
+
+
+def edit(**changes: object) -> Callable[[Path], object]:
+    def change(folder: Path) -> object:
+        about = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        return (folder / "dataset.json").write_text(json.dumps(about | changes), encoding="utf-8")
+
+    return change
+
+
+def cut(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-20])
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no folder": (lambda folder: folder.rename(folder.with_name("elsewhere")), "not a whole dataset folder"),
+    "no json": (lambda folder: (folder / "dataset.json").unlink(), "not a whole dataset folder"),
+    "cut json": (cut("dataset.json"), "not a whole dataset folder"),
+    "a list": (lambda folder: (folder / "dataset.json").write_text("[]"), "not a whole dataset folder"),
+    "newer format": (edit(format=2), "has format 2, this version of palate reads 1; use the version that wrote it"),
+    "other rows": (edit(rows=3), r"user.npy holds int32 \(300,\), not 3 rows"),
+    "other users": (edit(users=7), "users.parquet holds 20 rows, not 7"),
+    "strange column": (edit(columns=["user", "item", "../user"]), "not a whole dataset folder"),
+    "missing column": (edit(columns=["user"]), "not a whole dataset folder"),
+    "missing array": (lambda folder: (folder / "item.npy").unlink(), "not a whole dataset folder"),
+    "cut array": (cut("rating.npy"), "not a whole dataset folder"),
+    "cut ids": (cut("users.parquet"), "not a whole dataset folder"),
+    "no table": (lambda folder: (folder / "item_table.parquet").unlink(), "not a whole dataset folder"),
+    "objects": (
+        lambda folder: np.save(folder / "user.npy", np.array([{}] * 300), allow_pickle=True),
+        "not a whole dataset folder",
+    ),
+    "other type": (lambda folder: np.save(folder / "user.npy", np.zeros(300)), "user.npy holds float64"),
+    "short table": (
+        lambda folder: pl.DataFrame({"item_id": [1]}).write_parquet(folder / "item_table.parquet"),
+        "item_table.parquet holds 1 rows, not 30",
+    ),
+}
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_folder_is_named(tmp_path: Path, fault: str, mmap: bool) -> None:
+    save_dataset(dataset(), tmp_path / "data")
+    change, message = BROKEN[fault]
+    change(tmp_path / "data")
+    with pytest.raises(ArtifactError, match=message):
+        open_dataset(tmp_path / "data", mmap)
+
+
+# Blocks.
+
+
+def cut_up(columns: dict[str, np.ndarray], sizes: list[int]) -> Iterator[Block]:
+    start = 0
+    for number, size in enumerate(sizes):
+        block = {name: column[start : start + size] for name, column in columns.items()}
+        yield block if number % 2 else tuple(block.values())
+        start += size
+
+
+@settings(max_examples=15)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(1, 9), st.integers(4, 50), st.integers(0, 99))
+def test_blocks_give_the_dataset_of_their_rows(sizes: list[int], users: int, chunk: int, seed: int) -> None:
+    if not sum(sizes):
+        return
+    rng = np.random.default_rng(seed)
+    rows = sum(sizes)
+    columns = {
+        "user": rng.integers(0, users, rows),
+        "item": rng.integers(0, 12, rows, dtype=np.int16),
+        "rating": rng.random(rows),
+        "timestamp": rng.integers(0, 5, rows),
+    }
+    frame = pl.DataFrame({"user_id": columns["user"], "item_id": columns["item"].astype(np.int64)}).with_columns(
+        rating=pl.Series(columns["rating"]), timestamp=pl.Series(columns["timestamp"])
+    )
+    expected = Dataset.from_frame(frame)
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
+        patch.setattr(blocks_module, "_CHUNK", chunk)
+        data = write_blocks(Path(folder, "data"), cut_up(columns, sizes), n_users=users, n_items=12)
+        assert data.frame().equals(expected.frame())
+    assert data.rating_scale == expected.rating_scale
+    assert (data.n_users, data.n_items) == (users, 12)
+
+
+def test_blocks_bring_side_tables_and_notes(tmp_path: Path) -> None:
+    table = pl.DataFrame({"item_id": [0, 1], "title": ["A", "B"]})
+    block = {"user": np.array([1, 0]), "item": np.array([1, 0]), "weight": np.array([2.0, 1.0])}
+    data = write_blocks(
+        tmp_path / "data", [block], n_users=3, n_items=2, item_table=table, rating_scale=(1.0, 5.0), notes=("made up",)
+    )
+    assert data.titles(np.array([1, 0])) == ["B", "A"]
+    assert (data.notes, data.rating_scale, data.n_users) == (("made up",), (1.0, 5.0), 3)
+    assert data.weight is not None
+    assert data.weight.tolist() == [1, 2]
+    assert data.rating is None
+    with pytest.raises(DataError, match="item_table has 2 rows; give one for each of the 5 indices"):
+        write_blocks(tmp_path / "other", [block], n_users=3, n_items=5, item_table=table)
+
+
+def column(*values: float) -> np.ndarray:
+    return np.array(values)
+
+
+BAD_BLOCKS: list[tuple[list[dict[str, Any]], str]] = [
+    ([], "no interactions"),
+    ([{"user": column(), "item": column()}], "block 1: 2 faults.*user holds float64.*item holds float64"),
+    (
+        [{"user": np.array([0, 2]), "item": np.array([-1, 0])}],
+        "user runs from 0 to 2; .* 0 to 1.*item runs from -1 to 0",
+    ),
+    ([{"user": np.array([0]), "item": np.array([0, 1])}], r"differ in length: user \(1,\), item \(2,\)"),
+    ([{"user": np.zeros((2, 2), int), "item": np.zeros((2, 2), int)}], "differ in length"),
+    ([{"user": np.array([0])}], "block 1: it holds user; wanted are user, item and perhaps rating"),
+    ([{"user": np.array([0]), "item": np.array([0]), "stars": np.array([1])}], "it holds user, item, stars"),
+    (
+        [
+            {"user": np.array([0]), "item": np.array([0])},
+            {"user": np.array([0]), "item": np.array([1]), "rating": column(1)},
+        ],
+        "block 2: it holds user, item, rating; wanted are user, item",
+    ),
+    (
+        [
+            {"user": np.array([0, 0]), "item": np.array([0, 1]), "rating": column(np.nan, 1)}
+            | {"weight": column(1e300, np.inf), "timestamp": column(1, 2.5)}
+        ],
+        "3 faults.*rating holds 1 values that are not finite.*weight holds 2 values.*timestamp holds float64",
+    ),
+]
+
+
+@pytest.mark.parametrize(("blocks", "message"), BAD_BLOCKS)
+def test_bad_blocks_are_refused_and_leave_nothing(tmp_path: Path, blocks: list[Block], message: str) -> None:
+    with pytest.raises(DataError, match=f"(?s){message}"):
+        write_blocks(tmp_path / "data", blocks, n_users=2, n_items=2)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,369 @@
+"""The command line: every help, every flag, the way from a table to lists, and what happens when something is wrong.
+
+Run as a program, this file writes the list of flags anew.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pytest
+from cyclopts import App
+
+from palate.cli import app, main
+from palate.cli.show import short, table
+from palate.data.synthetic import synthetic
+from palate.models import MODELS
+from palate.recommender import Recommender
+
+FLAGS = Path(__file__).with_name("cli_flags.txt")
+QUICK = ["--training.epochs", "2", "--training.batch-size", "256", "--training.lr", "0.01"]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command gave."""
+
+    code: int
+    out: str
+    err: str
+
+
+def palate(*words: str | Path) -> Done:
+    """Run a command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    assert isinstance(ended.value.code, int)
+    return Done(ended.value.code, out.getvalue(), err.getvalue())
+
+
+def commands(group: App = app, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command, as the words after `palate`."""
+    inner = [name for name in group if not name.startswith("-")]
+    if not inner:
+        yield words
+    for name in inner:
+        yield from commands(group[name], (*words, name))
+
+
+def flags(words: tuple[str, ...]) -> list[tuple[str, str]]:
+    """(names, help) of each option of a command."""
+    command = app
+    for word in words:
+        command = command[word]
+    return [(" ".join(a.names), str(a.parameter.help or "")) for a in command.assemble_argument_collection() if a.show]
+
+
+COMMANDS = list(commands())
+
+
+def listed() -> str:
+    """All flags, one a line. Models' own are listed once for each model."""
+    return "".join(f"{' '.join(words)}: {names}\n" for words in COMMANDS for names, _ in flags(words))
+
+
+def test_the_commands() -> None:
+    assert {words[0] for words in COMMANDS} == {"demo", "data", "train", "evaluate", "recommend", "similar"}
+    assert [words[1] for words in COMMANDS if words[0] == "train"] == list(MODELS)
+
+
+@pytest.mark.parametrize("words", [(), ("data",), ("train",), *COMMANDS], ids=" ".join)
+def test_every_help_runs(words: tuple[str, ...]) -> None:
+    done = palate(*words, "--help")
+    assert (done.code, done.err) == (0, "")
+    assert f"Usage: palate {' '.join(words)}".strip() in done.out
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_option_has_a_help_text(words: tuple[str, ...]) -> None:
+    found = flags(words)
+    assert found or words == ("data", "sources")
+    assert not [names for names, text in found if len(text) < 8]
+
+
+def test_no_flag_comes_or_goes_by_accident() -> None:
+    accept = f"if this is meant: {sys.executable} {FLAGS.with_name('test_cli.py')}"
+    assert listed() == FLAGS.read_text(), accept
+
+
+def test_version() -> None:
+    assert palate("--version").out.strip() == sys.modules["palate"].__version__
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with somebody's own tables, in German, with semicolons and text ids."""
+    folder = tmp_path_factory.mktemp("shop")
+    tables = synthetic(1500)
+    ratings = tables.interactions.with_columns(pl.col("user_id", "item_id").cast(pl.String).str.zfill(4))
+    names = {"user_id": "kunde", "item_id": "film", "rating": "sterne", "timestamp": "zeit"}
+    ratings.rename(names).write_csv(folder / "noten.csv", separator=";")
+    assert tables.items is not None
+    films = tables.items.select(item_id=pl.col("item_id").cast(pl.String).str.zfill(4), title="title")
+    films.write_csv(folder / "filme.csv")
+    return folder
+
+
+COLUMNS = ["--user-id", "kunde", "--item-id", "film", "--rating", "sterne", "--timestamp", "zeit"]
+
+
+@pytest.fixture(scope="module")
+def run(shop: Path) -> Path:
+    """A trained NeuMF on these tables."""
+    words = ["train", "neumf", shop / "noten.csv", "--items", shop / "filme.csv", *COLUMNS, "--out", shop / "run"]
+    done = palate(*words, "--dim", "4", "--mlp-dim", "4", "--layers", "8", "4", "--seed", "3", *QUICK)
+    assert done.code == 0, done.err
+    assert "noten.csv: 1,500 interactions" in done.out
+    assert "temporal: test begins at" in done.out
+    assert re.search(r"saved neumf in .*run: epoch \d of 2 was best on valid \(ndcg@10 0\.\d+, loss", done.out)
+    assert not (shop / "run.checkpoint").exists()
+    return shop / "run"
+
+
+def test_what_was_trained(run: Path) -> None:
+    recommender = Recommender.load(run)
+    assert recommender.data.users.is_text
+    assert recommender.model.config.layers == (8, 4)
+    assert (recommender.training.seed, recommender.training.lr, recommender.training.epochs) == (3, 0.01, 2)
+    assert recommender.data.item_table is not None
+
+
+def test_evaluate_on_the_part_that_was_held_out(run: Path, shop: Path) -> None:
+    done = palate("evaluate", run)
+    assert done.code == 0, done.err
+    assert re.search(r"^ndcg@10 +0\.\d+ +0\.\d+ to 0\.\d+", done.out, re.MULTILINE)
+    assert re.search(r"^rmse ", done.out, re.MULTILINE)
+    valid = palate("evaluate", run, "--part", "valid", "--metric", "recall@5", "--metric", "mae")
+    assert re.findall(r"^(recall@\d+|mae|rmse|ndcg@\d+) ", valid.out, re.MULTILINE) == ["recall@5", "mae"]
+    other = palate("evaluate", run, shop / "noten.csv", *COLUMNS)
+    assert other.code == 0, other.err
+    assert "150 rows" not in other.out
+
+
+def test_recommend_shows_titles_and_routes(run: Path) -> None:
+    data = Recommender.load(run).data
+    user, other = data.users.ids[0], data.users.ids[1]
+    done = palate("recommend", run, "--user", user, "--user", other, "-k", "3")
+    assert done.code == 0, done.err
+    assert re.findall(r"^user (\w+): route known_user$", done.out, re.MULTILINE) == [user, other]
+    rows = re.findall(r"^ +(\d)  +(\d{4})  (\w.*?)  +-?\d+\.\d{4}$", done.out, re.MULTILINE)
+    assert [place for place, _, _ in rows] == ["1", "2", "3"] * 2
+    [index] = data.items.index([rows[0][1]])
+    assert rows[0][2] == data.titles([index])[0]
+
+
+def test_recommend_for_a_history_as_json_and_csv(run: Path) -> None:
+    data = Recommender.load(run).data
+    items = ",".join(data.items.ids[:3])
+    words = ["recommend", run, "--history", items, "--history", data.items.ids[4], "-k", "2"]
+    assert f"history {items}: route history" in palate(*words).out
+    rows = json.loads(palate(*words, "--json").out)
+    assert [row["query"] for row in rows] == [0, 0, 1, 1]
+    assert set(rows[0]) == {"query", "item_id", "title", "score", "rank", "route"}
+    table = pl.read_csv(io.StringIO(palate(*words, "--csv").out), schema_overrides={"item_id": pl.String})
+    assert table["item_id"].to_list() == [row["item_id"] for row in rows]
+    assert not {row["item_id"] for row in rows[:2]} & set(data.items.ids[:3])
+    seen = json.loads(palate(*words, "--json", "--include-seen", "-k", "999").out)
+    assert len(seen) == 2 * data.n_items
+
+
+def test_similar(run: Path) -> None:
+    item = Recommender.load(run).data.items.ids[0]
+    done = palate("similar", run, "--item", item, "-k", "2")
+    assert re.match(rf"like {item} \(\w.*\): route item_vectors\nrank", done.out)
+    rows = json.loads(palate("similar", run, "--item", item, "--json").out)
+    assert [row["rank"] for row in rows] == list(range(1, 11))
+    assert {row["of"] for row in rows} == {item}
+
+
+def test_settings_that_are_written_can_be_read_back(run: Path, shop: Path) -> None:
+    done = palate("train", "neumf", "--config", run / "train.json", "--out", shop / "again")
+    assert done.code == 0, done.err
+    weights = [(folder / "weights.safetensors").read_bytes() for folder in (run, shop / "again")]
+    assert weights[0] == weights[1]
+
+
+def test_a_flag_goes_before_the_file_and_the_file_before_the_default(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("dim: 3\nseed: 9\nsplit: none\ntraining: {epochs: 1, lr: 0.5}\n")
+    words = ["train", "mf", "synthetic-1000", "--config", tmp_path / "mine.yaml", "--out", tmp_path / "run"]
+    done = palate(*words, "--dim", "2", "--training.lr", "0.25")
+    assert done.code == 0, done.err
+    found = Recommender.load(tmp_path / "run")
+    assert (found.model.config.dim, found.training.lr, found.training.epochs, found.training.seed) == (2, 0.25, 1, 9)
+    assert found.training.batch_size == 2048
+    assert len(found.data) == 1000
+    done = palate("evaluate", tmp_path / "run")
+    assert (done.code, done.out) == (2, "")
+    assert "holds no test part; name data to evaluate on" in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        (
+            "mine.json",
+            '{"dmi": 3, "training": {"epoch": 1}, "user_di": "x"}',
+            "3 faults\n  - unknown setting 'dmi'; did you mean 'dim'?\n  - unknown setting 'training.epoch'; did you "
+            "mean 'training.epochs'?\n  - unknown setting 'user_di'; did you mean 'user_id'?",
+        ),
+        ("mine.json", '{"dim": 0}', "dim = 0 is out of range"),
+        ("mine.json", '{"dim": "many"}', 'unable to convert "many" into int'),
+        ("mine.json", "{", "mine.json cannot be read"),
+        ("mine.json", "[1]", "must hold settings by name, not list"),
+        ("mine.yaml", "dim: [", "mine.yaml cannot be read"),
+        ("mine.txt", "dim: 3", "must end in .json, .yaml or .yml"),
+    ],
+)
+def test_settings_that_are_wrong(tmp_path: Path, name: str, text: str, says: str) -> None:
+    (tmp_path / name).write_text(text)
+    words = ["train", "neumf", "synthetic-1000", "--config", tmp_path / name, "--out", tmp_path / "run"]
+    done = palate(*words)
+    assert done.code == 2
+    assert says in re.sub(r"\n?│\s*", " " if "│" in done.err else "", done.err) or says in done.err
+    assert not (tmp_path / "run").exists()
+
+
+WRONG = [
+    ("train neumff x --out run", "neumf"),
+    ("train neumf synthetic-1000 --out run --dmi 3", "--dim"),
+    ("train neumf synthetic-1000", "--out"),
+    ("train neumf synthetic-1000 --out run --dim 0", "dim = 0 is out of range"),
+    ("train neumf synthetic-1000 --out run --training.lr -1", "lr = -1.0 is out of range"),
+    ("train neumf synthetic-1000 --out run --split tempral", "there is no split 'tempral'"),
+    ("train neumf synthetic-1000 --out run --split leave-last-out --valid 0.5", "so a whole number"),
+    ("train neumf synthetic-1000 --out run --test 0.9 --valid 0.2", "leave nothing to train on"),
+    ("train neumf synthetic-1000 --out run --user-id x", "leave out the options"),
+    ("train neumf movielens100k --out run", "did you mean 'movielens-100k'"),
+    ("train neumf no.csv --out run", "no.csv"),
+    ("train neumf synthetic-1000 --out full", "is not an artifact; nothing was written"),
+    ("train neumf synthetic-1000 --out full/letter.txt", "is not an artifact; nothing was written"),
+    ("train neumf full --out run", "folder"),
+    ("train neumf header.csv --out run", "no rows"),
+    ("recommend gone --user 1", "there is no such folder"),
+    ("recommend full --user 1", "not an artifact"),
+    ("recommend RUN", "give either --user ID or --history ID,ID"),
+    ("recommend RUN --user 0001 --history 0001", "give either --user ID or --history ID,ID"),
+    ("recommend RUN --user nobody", "unknown user 'nobody'"),
+    ("recommend RUN --history 0001,nothing", "unknown item 'nothing'"),
+    ("recommend RUN --user 0001 -k 0", "k = 0 is out of range"),
+    ("similar RUN --item nothing", "unknown item 'nothing'"),
+    ("evaluate RUN --metric ndgc@10", "did you mean 'ndcg'"),
+    ("data fetch movielens-100", "did you mean 'movielens-100k'"),
+    ("data inspect no.csv", "no.csv"),
+]
+
+
+@pytest.mark.parametrize(("words", "says"), WRONG, ids=[words for words, _ in WRONG])
+def test_what_is_wrong_is_said_in_a_line(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("dear")
+    (tmp_path / "header.csv").write_text("user_id,item_id\n")
+    done = palate(*words.replace("RUN", str(run)).split())
+    assert done.code == 2
+    assert says in done.err
+    assert "Traceback" not in done.err + done.out
+    assert not (tmp_path / "run").exists()
+    assert (tmp_path / "full" / "letter.txt").read_text() == "dear"
+
+
+def test_a_damaged_artifact(run: Path, tmp_path: Path) -> None:
+    Recommender.load(run).save(tmp_path / "run")
+    (tmp_path / "run" / "users.parquet").unlink()
+    for command in ("recommend", "evaluate", "similar"):
+        words = {"recommend": ["--user", "1"], "evaluate": [], "similar": ["--item", "1"]}[command]
+        done = palate(command, tmp_path / "run", *words)
+        assert done.code == 2
+        assert done.err.endswith("users.parquet is missing\n")
+
+
+def test_who_has_everything_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "likes.csv").write_text("user_id,item_id\n1,a\n1,b\n2,a\n3,b\n")
+    words = ["train", "popularity", tmp_path / "likes.csv", "--split", "none", "--out", tmp_path / "run"]
+    assert palate(*words).code == 0
+    done = palate("recommend", tmp_path / "run", "--user", "1", "--user", "2", "-k", "1000000")
+    assert done.code == 0
+    assert "user 1: nothing to recommend: all 2 items are in the history (--include-seen lists them too)" in done.out
+    assert re.search(r"user 2: route popularity\nrank  item_id   score\n   1  b        2\.0000\n", done.out)
+    assert json.loads(palate("recommend", tmp_path / "run", "--user", "1", "--json").out) == []
+    alone = palate("similar", tmp_path / "run", "--item", "a")
+    assert "route co_occurrence" in alone.out
+
+
+def test_data_inspect(shop: Path, tmp_path: Path) -> None:
+    done = palate("data", "inspect", shop / "noten.csv", *COLUMNS)
+    assert done.code == 0
+    assert re.search(r"^interactions +1,500$", done.out, re.MULTILINE)
+    (tmp_path / "bad.csv").write_text("user_id,item_id,rating\n1,2,x\n1,,3\n")
+    done = palate("data", "inspect", tmp_path / "bad.csv")
+    assert done.code == 1
+    assert "faults" in done.out
+
+
+def test_data_sources_and_fetch() -> None:
+    assert re.search(r"^movielens-100k +100,000 ratings", palate("data", "sources").out, re.MULTILINE)
+    assert palate("data", "fetch", "synthetic-1000").out.startswith("synthetic-1000: 1,000 interactions")
+
+
+def test_ctrl_c_names_the_checkpoint_and_resume_goes_on(tmp_path: Path) -> None:
+    words = ["train", "mf", "synthetic-1000", "--out", str(tmp_path / "run"), "--training.patience", "0"]
+    command = [sys.executable, "-m", "palate", *words, "--training.epochs", "100000"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        for line in child.stderr:
+            if line.startswith("epoch   2"):
+                child.send_signal(signal.SIGINT)
+                break
+        rest = child.stderr.read()
+    assert child.returncode == 130, rest
+    assert f"the run so far is in {tmp_path / 'run.checkpoint'}; the same command with --resume goes on" in rest
+    assert rest.endswith("palate: stopped\n")
+    assert "Traceback" not in rest
+    done = palate(*words, "--training.epochs", "3", "--resume")
+    assert done.code == 0, done.err
+    assert re.search(r"epoch \d+ of ([3-9]|\d\d+) was best", done.out)
+    assert not (tmp_path / "run.checkpoint").exists()
+
+
+def test_without_resume_a_run_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run.checkpoint").mkdir()
+    (tmp_path / "run.checkpoint" / "latest").write_text("nothing")
+    words = ["train", "mf", "synthetic-1000", "--out", tmp_path / "run", *QUICK]
+    assert palate(*words, "--resume").code == 2
+    assert palate(*words).code == 0
+
+
+def test_a_reader_that_goes_away(run: Path) -> None:
+    user = Recommender.load(run).data.users.ids[0]
+    command = [sys.executable, "-m", "palate", "recommend", str(run), "--user", user]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        assert child.stderr.read() == ""
+
+
+def test_tables_line_up_in_any_script() -> None:
+    text = table(["title", "score", "n"], [["千と千尋の神隠し", 0.5, 1], ["Amélie", None, 20]])
+    assert text == (
+        "title              score   n\n千と千尋の神隠し  0.5000   1\nAmélie                 -  20"
+    )
+    assert short("千と千尋の神隠し", 9) == "千と千尋…"
+    assert short("Amélie", 6) == "Amélie"
+
+
+if __name__ == "__main__":
+    FLAGS.write_text(listed())

@@ -1,0 +1,98 @@
+"""The search: on `valid` alone, resumable, shared, and not stopped by a trial that fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from palate.config import Training, from_dict
+from palate.data.parts import Split
+from palate.errors import ConfigError
+from palate.models import MODELS
+from palate.recommender import Recommender
+from palate.testing import planted
+from palate.tune import tune
+from palate.tune.search import unknown_settings
+from palate.tune.spaces import SPACES
+
+pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'palate[tune]'")
+
+QUICK = Training(epochs=3, batch_size=256)
+
+
+@pytest.fixture(scope="module")
+def parts() -> Split:
+    return planted().train.split("per-user", valid=0.2, test=0.2)
+
+
+def test_every_space_names_real_settings_of_a_real_model() -> None:
+    assert unknown_settings() == []
+    assert set(SPACES) == set(MODELS)
+    assert unknown_settings({"ease": {"rig": SPACES["ease"]["reg"]}}) == ["ease: rig"]
+
+
+def test_it_finds_a_better_ridge_than_the_worst_it_tried(parts: Split, tmp_path: Path) -> None:
+    found = tune(parts.train, parts.valid, "ease", 6, storage=tmp_path / "study.db")
+    values = [trial.value for trial in found.trials]
+    assert len(values) == 6
+    assert found.metric == "ndcg@10"
+    assert found.value == max(values) > min(values)
+    best = max(found.trials, key=lambda trial: trial.value or 0)
+    assert found.config.reg == best.settings["reg"]
+
+
+def test_a_stopped_search_goes_on_and_a_finished_one_is_only_read(parts: Split, tmp_path: Path) -> None:
+    storage, seen = tmp_path / "study.db", []
+    tune(parts.train, parts.valid, "ease", 2, storage=storage, on_trial=lambda trial: seen.append(trial.number))
+    more = tune(parts.train, parts.valid, "ease", 5, storage=storage, on_trial=lambda trial: seen.append(trial.number))
+    assert seen == [0, 1, 2, 3, 4]
+    again = tune(parts.train, parts.valid, "ease", 5, storage=storage, on_trial=lambda trial: seen.append(trial.number))
+    assert again == more
+    assert len(seen) == 5
+
+
+def test_studies_of_other_models_share_the_file(parts: Split, tmp_path: Path) -> None:
+    storage = tmp_path / "study.db"
+    assert len(tune(parts.train, parts.valid, "ease", 2, storage=storage).trials) == 2
+    assert len(tune(parts.train, parts.valid, "puresvd", 3, storage=storage).trials) == 3
+
+
+def test_a_model_with_nothing_to_tune_is_judged_once(parts: Split, tmp_path: Path) -> None:
+    found = tune(parts.train, parts.valid, "popularity", 20, storage=tmp_path / "study.db")
+    assert len(found.trials) == 1
+
+
+def test_failed_trials_are_recorded_and_the_search_goes_on(parts: Split, tmp_path: Path) -> None:
+    hot = Training(epochs=1, batch_size=64, optimizer="sgd", lr=1e30)
+    # lr is searched, so only weight decay is left to blow up: w -= lr * weight_decay * w overflows.
+    found = {"fault": "", "states": set()}
+
+    def keep(trial) -> None:
+        found["states"].add(trial.state)
+        found["fault"] = found["fault"] or trial.fault
+
+    fixed = {"dim": 4, "negatives": 2, "reg": 1e30}
+    with pytest.raises(ConfigError, match=r"all 3 trials of mf failed; the first: .*loss became"):
+        tune(parts.train, parts.valid, "mf", 3, storage=tmp_path / "s.db", config=fixed, training=hot, on_trial=keep)
+    assert found["states"] == {"failed"}
+    assert "loss became" in found["fault"]
+
+
+def test_found_settings_train_a_model_and_can_be_saved(parts: Split, tmp_path: Path) -> None:
+    found = tune(parts.train, parts.valid, "multdae", 3, storage=tmp_path / "s.db", config={"dim": 8}, training=QUICK)
+    found.save(tmp_path / "best.json")
+    saved = json.loads((tmp_path / "best.json").read_text())
+    how = from_dict(Training, saved.pop("training"))
+    assert how == found.training
+    assert from_dict(MODELS["multdae"].Config, saved) == found.config
+    rec = Recommender.train(parts.train, "multdae", saved, how, parts.valid)
+    assert max(epoch.valid["ndcg@10"] for epoch in rec.records) == pytest.approx(found.value, abs=1e-6)
+
+
+def test_a_wrong_name_is_told_before_the_first_trial(parts: Split, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"did you mean .ease."):
+        tune(parts.train, parts.valid, "eese", 2, storage=tmp_path / "study.db")
+    with pytest.raises(ConfigError, match="rig"):
+        tune(parts.train, parts.valid, "ease", 2, storage=tmp_path / "study.db", config={"rig": 1})

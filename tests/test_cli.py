@@ -20,6 +20,7 @@ import polars as pl
 import pytest
 from cyclopts import App
 
+from palate.cli import COMMANDS as NAMES
 from palate.cli import app, main
 from palate.cli.show import short, table
 from palate.data.synthetic import synthetic
@@ -62,19 +63,25 @@ def flags(words: tuple[str, ...]) -> list[tuple[str, str]]:
     command = app
     for word in words:
         command = command[word]
-    return [(" ".join(a.names), str(a.parameter.help or "")) for a in command.assemble_argument_collection() if a.show]
+    arguments = command.assemble_argument_collection(parse_docstring=True)
+    return [(" ".join(a.names), str(a.parameter.help or "")) for a in arguments if a.show]
 
 
 COMMANDS = list(commands())
 
 
 def listed() -> str:
-    """All flags, one a line. Models' own are listed once for each model."""
-    return "".join(f"{' '.join(words)}: {names}\n" for words in COMMANDS for names, _ in flags(words))
+    """All flags, one a line; those that every model's training has stand under `train *`."""
+    found = {" ".join(words): [names for names, _ in flags(words)] for words in COMMANDS}
+    trains = [names for words, names in found.items() if words.startswith("train ")]
+    common = [name for name in trains[0] if all(name in names for names in trains)]
+    for words, names in found.items():
+        found[words] = [name for name in names if not (words.startswith("train ") and name in common)]
+    return "".join(f"{words}: {name}\n" for words, names in {**found, "train *": common}.items() for name in names)
 
 
 def test_the_commands() -> None:
-    assert {words[0] for words in COMMANDS} == {"demo", "data", "train", "evaluate", "recommend", "similar"}
+    assert list(dict.fromkeys(words[0] for words in COMMANDS)) == list(NAMES)
     assert [words[1] for words in COMMANDS if words[0] == "train"] == list(MODELS)
 
 
@@ -297,7 +304,7 @@ def test_who_has_everything_is_told_so(tmp_path: Path) -> None:
     done = palate("recommend", tmp_path / "run", "--user", "1", "--user", "2", "-k", "1000000")
     assert done.code == 0
     assert "user 1: nothing to recommend: all 2 items are in the history (--include-seen lists them too)" in done.out
-    assert re.search(r"user 2: route popularity\nrank  item_id   score\n   1  b        2\.0000\n", done.out)
+    assert re.search(r"user 2: route known_user\nrank  item_id   score\n   1  b        2\.0000\n", done.out)
     assert json.loads(palate("recommend", tmp_path / "run", "--user", "1", "--json").out) == []
     alone = palate("similar", tmp_path / "run", "--item", "a")
     assert "route co_occurrence" in alone.out

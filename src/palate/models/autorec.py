@@ -112,7 +112,7 @@ class Net(nn.Module):
 
 
 class UAutoRec(GradientModel):
-    """See the module's page for formula and source."""
+    """Autoencoder of each user's ratings."""
 
     Config = AutoRecConfig
     needs = frozenset({"interactions", "rating"})
@@ -147,7 +147,7 @@ class UAutoRec(GradientModel):
 
 
 class IAutoRec(GradientModel):
-    """See the module's page for formula and source."""
+    """Autoencoder of each item's ratings."""
 
     Config = AutoRecConfig
     needs = frozenset({"interactions", "rating"})

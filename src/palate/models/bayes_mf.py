@@ -56,7 +56,7 @@ class BayesMFConfig:
 
 
 class BayesMF(Model):
-    """See the module's page for formula and sources."""
+    """Bayesian matrix factorization of ratings by Gibbs sampling; nothing to tune but the width."""
 
     Config = BayesMFConfig
     needs = frozenset({"interactions", "rating"})

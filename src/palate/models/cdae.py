@@ -40,7 +40,7 @@ class CDAEConfig:
 
 
 class CDAE(GradientModel):
-    """See the module's page for formula and source."""
+    """Denoising autoencoder of histories with a vector of its own for each user."""
 
     Config = CDAEConfig
     answers = frozenset({"known_user", "history", "similar_items"})

@@ -51,7 +51,7 @@ class IALSConfig:
 
 
 class IALS(Model):
-    """See the module's page for formula and sources."""
+    """Implicit alternating least squares, frequency-scaled; strong once alpha and reg are tuned."""
 
     Config = IALSConfig
     answers = frozenset({"known_user", "history", "similar_items"})

@@ -46,7 +46,7 @@ class KNNConfig:
 
 
 class ItemKNN(Model):
-    """See the module's page for formula and sources."""
+    """Items like those of the history, by shrunken cosine, TF-IDF or BM25."""
 
     Config = KNNConfig
     answers = frozenset({"known_user", "history", "similar_items"})
@@ -72,7 +72,7 @@ class ItemKNN(Model):
 
 
 class UserKNN(Model):
-    """See the module's page for formula and sources. It keeps the training interactions, its neighbours' choices."""
+    """What the people with the most similar histories chose."""
 
     Config = KNNConfig
     answers = frozenset({"known_user", "history"})

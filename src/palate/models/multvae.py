@@ -65,7 +65,7 @@ class MultVAEConfig:
 
 
 class MultDAE(GradientModel):
-    """See the module's page for formula and source."""
+    """Denoising autoencoder of histories with a multinomial likelihood."""
 
     Config = MultDAEConfig
     answers = frozenset({"known_user", "history", "similar_items"})
@@ -92,7 +92,7 @@ class MultDAE(GradientModel):
 
 
 class MultVAE(GradientModel):
-    """See the module's page for formula and source."""
+    """Variational autoencoder of histories with a multinomial likelihood."""
 
     Config = MultVAEConfig
     answers = frozenset({"known_user", "history", "similar_items"})

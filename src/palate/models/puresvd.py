@@ -34,7 +34,7 @@ class PureSVDConfig:
 
 
 class PureSVD(Model):
-    """See the module's page for formula and source."""
+    """Truncated singular value decomposition of the interaction matrix."""
 
     Config = PureSVDConfig
     answers = frozenset({"known_user", "history", "similar_items"})

@@ -49,7 +49,7 @@ class RecVAEConfig:
 
 
 class RecVAE(GradientModel):
-    """See the module's page for formula and source."""
+    """Variational autoencoder with a composite prior, encoder and decoder trained in turns."""
 
     Config = RecVAEConfig
     answers = frozenset({"known_user", "history", "similar_items"})

@@ -39,7 +39,7 @@ class RP3betaConfig:
 
 
 class RP3beta(Model):
-    """See the module's page for formula and source."""
+    """Random walks of three steps from the history, popular ends held back."""
 
     Config = RP3betaConfig
     answers = frozenset({"known_user", "history", "similar_items"})

@@ -110,26 +110,14 @@ def tune(
     study, metric = _study(optuna, train, valid, model, fixed, training, storage, seed)
     trials = trials if space else 1
 
-    def objective(trial: Any) -> float:
-        chosen = {name: _suggest(trial, name, kind) for name, kind in space.items()}
-        built, how = _build(model, fixed, training, chosen, train)
-        validator = Validator(valid, built, how.monitor, max_users=max_users)
-
-        def watch(epoch: Epoch) -> None:
-            trial.report(epoch.valid[validator.metric], epoch.epoch)
-            if trial.should_prune():
-                raise optuna.TrialPruned
-
-        built.fit(train, how, validator, on_epoch=watch)
-        return float(validator(built)[validator.metric])
-
     def told(_: Any, frozen: Any) -> None:
         if on_trial is not None:
             on_trial(_trial(frozen))
 
-    def guarded(trial: Any) -> float:
+    def objective(trial: Any) -> float:
+        chosen = {name: _suggest(trial, name, kind) for name, kind in space.items()}
         try:
-            return objective(trial)
+            return _judged(trial, _build(model, fixed, training, chosen, train), train, valid, max_users)
         except PalateError as error:
             trial.set_user_attr("fault", str(error))
             raise
@@ -138,7 +126,7 @@ def tune(
     limit = optuna.study.MaxTrialsCallback(trials, states=(done.COMPLETE, done.PRUNED, done.FAIL))
     left = trials - len([t for t in study.trials if t.state.is_finished()])
     if left > 0:
-        study.optimize(guarded, n_trials=left, callbacks=[limit, told], catch=(PalateError,))
+        study.optimize(objective, n_trials=left, callbacks=[limit, told], catch=(PalateError,))
     found = tuple(_trial(t) for t in study.trials)
     complete = [t for t in found if t.state == "complete"]
     if not complete:
@@ -147,6 +135,20 @@ def tune(
     built, how = _build(model, fixed, training, best.settings, train)
     assert best.value is not None  # it is complete
     return Tuned(model=model, metric=metric, value=best.value, config=built.config, training=how, trials=found)
+
+
+def _judged(trial: Any, built: tuple[Model, Training], train: Dataset, valid: Dataset, max_users: int | None) -> float:
+    """Train one trial's model, stopping it where others were ahead; its metric on `valid`."""
+    model, how = built
+    validator = Validator(valid, model, how.monitor, max_users=max_users)
+
+    def watch(epoch: Epoch) -> None:
+        trial.report(epoch.valid[validator.metric], epoch.epoch)
+        if trial.should_prune():
+            raise _optuna().TrialPruned
+
+    model.fit(train, how, validator, on_epoch=watch)
+    return float(validator(model)[validator.metric])
 
 
 def _study(

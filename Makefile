@@ -53,7 +53,7 @@ clean:
 	@touch $@
 
 .venv/.test: pyproject.toml constraints.txt | .venv/bin/python
-	$(INSTALL) -e '.[dev,fast,pandas,plots,sql,track]'
+	$(INSTALL) -e '.[dev,fast,pandas,plots,sql,track,tune]'
 	@touch $@ .venv/.demo
 
 .venv/.docs: pyproject.toml constraints.txt | .venv/bin/python

@@ -91,7 +91,7 @@ def main() -> None:
         ["neumf, mean (sd over seeds)", *(f"{m:.4f} ({s:.4f})" for m, s in zip(means, spread, strict=True)), "", ""]
     )
     about = [
-        "Data: MovieLens-1M, the NCF paper's file: 6,040 held-out items with 99 negatives each; train is all other rows.",
+        "Data: MovieLens-1M, the NCF paper's file: 6,040 held-out items, 99 negatives each; train is all other rows.",
         f"Protocol hash: {result.protocol.hash}. Intervals: 95 %, over users. Bars: 0.453; 0.695 / 0.425.",
         "Epochs: best ndcg@10 (all items) on each user's latest train row; then trained anew on all of train.",
         f"{CONFIG}; {TRAINING}",

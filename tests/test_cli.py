@@ -164,16 +164,16 @@ def test_recommend_shows_titles_and_routes(run: Path) -> None:
     done = palate("recommend", run, "--user", user, "--user", other, "-k", "3")
     assert done.code == 0, done.err
     assert re.findall(r"^user (\w+): route known_user$", done.out, re.MULTILINE) == [user, other]
-    rows = re.findall(r"^ +(\d)  +(\d{4})  (\w.*?)  +-?\d+\.\d{4}$", done.out, re.MULTILINE)
+    rows = re.findall(r"^ +(\d)  +(\d{4}) +(\w.*?) +-?\d+\.\d{4}$", done.out, re.MULTILINE)
     assert [place for place, _, _ in rows] == ["1", "2", "3"] * 2
-    [index] = data.items.index([rows[0][1]])
-    assert rows[0][2] == data.titles([index])[0]
+    assert rows[0][2] == data.titles(data.items.index([rows[0][1]]))[0]
 
 
 def test_recommend_for_a_history_as_json_and_csv(run: Path) -> None:
     data = Recommender.load(run).data
     items = ",".join(data.items.ids[:3])
-    words = ["recommend", run, "--history", items, "--history", data.items.ids[4], "-k", "2"]
+    ask = ["recommend", run, "--history", items, "--history", data.items.ids[4]]
+    words = [*ask, "-k", "2"]
     assert f"history {items}: route history" in palate(*words).out
     rows = json.loads(palate(*words, "--json").out)
     assert [row["query"] for row in rows] == [0, 0, 1, 1]
@@ -181,7 +181,7 @@ def test_recommend_for_a_history_as_json_and_csv(run: Path) -> None:
     table = pl.read_csv(io.StringIO(palate(*words, "--csv").out), schema_overrides={"item_id": pl.String})
     assert table["item_id"].to_list() == [row["item_id"] for row in rows]
     assert not {row["item_id"] for row in rows[:2]} & set(data.items.ids[:3])
-    seen = json.loads(palate(*words, "--json", "--include-seen", "-k", "999").out)
+    seen = json.loads(palate(*ask, "--json", "--include-seen", "-k", "999").out)
     assert len(seen) == 2 * data.n_items
 
 
@@ -365,9 +365,7 @@ def test_a_reader_that_goes_away(run: Path) -> None:
 
 def test_tables_line_up_in_any_script() -> None:
     text = table(["title", "score", "n"], [["千と千尋の神隠し", 0.5, 1], ["Amélie", None, 20]])
-    assert text == (
-        "title              score   n\n千と千尋の神隠し  0.5000   1\nAmélie                 -  20"
-    )
+    assert text == ("title              score   n\n千と千尋の神隠し  0.5000   1\nAmélie                 -  20")
     assert short("千と千尋の神隠し", 9) == "千と千尋…"
     assert short("Amélie", 6) == "Amélie"
 

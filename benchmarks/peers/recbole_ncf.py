@@ -2,8 +2,9 @@
 
     python recbole_ncf.py FOLDER NAME '{"threads": 2, "job": "train", "batch": 2048, "epochs": 1, "warm": 0}'
 
-FOLDER/NAME holds NAME.train.inter, NAME.valid.inter and NAME.test.inter, written by the benchmark. The last line printed is
-JSON: seconds of each timed epoch (RecBole's own `_train_epoch`: sampling, forward, backward, step) or of `evaluate`.
+FOLDER/NAME holds NAME.train.inter, NAME.valid.inter and NAME.test.inter, written by the benchmark. The last line
+printed is JSON: seconds of each timed epoch (RecBole's own `_train_epoch`: sampling, forward, backward, step) or of
+`evaluate`.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from typing import Any
 given = json.loads(sys.argv[3])
 os.environ["OMP_NUM_THREADS"] = str(given["threads"])
 
-import torch
+import torch  # noqa: E402
 
 torch.set_num_threads(given["threads"])
 torch_load = torch.load
 torch.load = lambda *args, **kwargs: torch_load(*args, **{"weights_only": False, **kwargs})
 
-from recbole.config import Config
-from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_model, get_trainer, init_seed
+from recbole.config import Config  # noqa: E402
+from recbole.data import create_dataset, data_preparation  # noqa: E402
+from recbole.utils import get_model, get_trainer, init_seed  # noqa: E402
 
 SETTINGS: dict[str, Any] = {
     "data_path": sys.argv[1],

@@ -118,7 +118,7 @@ class Recommender:
             asked = pl.Series("query", np.arange(len(queries)))
         allowed = None if candidates is None else routes.require_items(self.data, candidates)
         ranked = rank(
-            self.model, queries, min(_length(k), self.data.n_items), exclude_seen=exclude_seen, candidates=allowed
+            self.model, queries, min(routes.length(k), self.data.n_items), exclude_seen=exclude_seen, candidates=allowed
         )
         return routes.lists(ranked, asked, self.data.items, routes.taken(self.model, queries))
 
@@ -159,7 +159,7 @@ class Recommender:
         index = int(routes.require_items(self.data, item)[0])
         score, route = routes.likeness(self.data, self.model.item_vectors(), index)
         best = np.argsort(-score, kind="stable")
-        best = best[(best != index) & ((score[best] > 0) | (route == "item_vectors"))][: _length(k)]
+        best = best[(best != index) & ((score[best] > 0) | (route == "item_vectors"))][: routes.length(k)]
         found = {"item_id": self.data.items.ids[best], "score": score[best], "rank": np.arange(1, len(best) + 1)}
         return pl.DataFrame(found).with_columns(route=pl.lit(route))
 
@@ -198,9 +198,3 @@ class Recommender:
         """
         whole = vars(artifact.read(path, models))
         return cls(**{name: whole[name] for name in whole if name != "parts"})
-
-
-def _length(k: int) -> int:
-    if k < 1:
-        raise ConfigError(f"k = {k} is out of range; a list has at least one place")
-    return k

@@ -117,6 +117,13 @@ def from_history(data: Dataset, history: Any, ratings: Any = None) -> Queries:
     return replace(queries, ratings=torch.tensor([float(r) for one in given for r in one]))
 
 
+def length(k: int) -> int:
+    """A list's length, checked."""
+    if k < 1:
+        raise ConfigError(f"k = {k} is out of range; a list has at least one place")
+    return k
+
+
 def taken(model: Model, queries: Queries) -> np.ndarray:
     """The route of each query, text `[B]`."""
     by_user = (queries.user >= 0).numpy() & ("known_user" in model.answers)

@@ -31,6 +31,7 @@ app = App(
     help="Train, evaluate and use recommenders. Each command has its own --help.",
     version=__version__,
     exit_on_error=False,
+    suppress_keyboard_interrupt=False,
     result_action="return_value",
     default_parameter=Parameter(negative_iterable=""),
 )

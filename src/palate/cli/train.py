@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -128,7 +129,7 @@ def _command(name: str, model: type[Model]) -> Callable[..., None]:
     command.__annotations__ = {
         "data": str,
         "out": Path,
-        "config": Annotated[model.Config, Flat],
+        "config": Annotated[model.Config, Flat if fields(model.Config) else Parameter(parse=False)],
         "settings": Annotated[Path | None, Parameter(name="--config")],
         "reading": Annotated[Reading, Flat],
         "beside": Annotated[Beside, Flat],

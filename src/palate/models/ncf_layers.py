@@ -53,7 +53,7 @@ class Side:
 
     def view(self, axes: tuple[int, ...]) -> Side:
         """The sides with other leading axes."""
-        return Side(self.factors.unflatten(0, axes), self.hidden.unflatten(0, axes))
+        return Side(*(each.view(*axes, each.shape[-1]) for each in (self.factors, self.hidden)))
 
 
 class Towers(nn.Module):
@@ -96,8 +96,8 @@ class Towers(nn.Module):
         catalogue = not self.item.sparse and self.item.num_embeddings <= item_PN.numel()
         item = self.item_side(self.item.weight if catalogue else self.item(item_PN.flatten()))
         if self.dropout and self.training:
-            items = item.take(item_PN) if catalogue else item.view(item_PN.shape)
-            return weigh(head, self.features(user.view((-1, 1)), items))
+            items = item.take(item_PN) if catalogue else item.view((item_PN.shape[0], item_PN.shape[1]))
+            return weigh(head, self.features(user.view((len(user_P), 1)), items))
         factor_weight_G, hidden_weight_H = torch.split(head.weight[0], [self.gmf, self.width - self.gmf])
         rest = [hidden_weight_H, *(each for layer in self._layers[1:] for each in (layer.weight, layer.bias))]
         scores_PN = score_pairs(

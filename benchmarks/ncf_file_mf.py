@@ -24,8 +24,8 @@ from palate.evaluation.evaluate import evaluate
 from palate.models.mf import MF, MFConfig
 from palate.models.popularity import Popularity
 
-CONFIG = MFConfig(dim=128, loss="bce", negatives=8, init=0.1, reg=0.0025, bias_reg=0.0025)
-TRAINING = Training(epochs=40, batch_size=4096, lr=0.003, embeddings="dense", patience=3)
+CONFIG = MFConfig(dim=64, loss="bce", negatives=4, init=0.1, reg=0.0025, bias_reg=0.0025)
+TRAINING = Training(epochs=28, batch_size=4096, lr=0.003, embeddings="dense", patience=4)
 
 
 class LikeTheFile:

@@ -323,6 +323,8 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
 def test_the_folder_has_usual_rights(tmp_path: Path) -> None:
     artifact.write(tmp_path / "run", made())
     (tmp_path / "usual").mkdir()
+    (tmp_path / "usual.txt").touch()
     assert (tmp_path / "run").stat().st_mode == (tmp_path / "usual").stat().st_mode
+    assert {f.stat().st_mode for f in (tmp_path / "run").iterdir()} == {(tmp_path / "usual.txt").stat().st_mode}
     shutil.rmtree(tmp_path / "run")
-    assert os.listdir(tmp_path) == ["usual"]
+    assert sorted(os.listdir(tmp_path)) == ["usual", "usual.txt"]

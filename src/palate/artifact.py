@@ -137,6 +137,7 @@ def _fill(folder: Path, artifact: Artifact) -> None:
     save_model(artifact.model, str(folder / WEIGHTS))
     data = _write_data(folder, artifact.data)
     parts = {name: _write_data(folder / name, part) for name, part in artifact.parts.items()}
+    shutil.copymode(folder / "users.parquet", folder / WEIGHTS)  # safetensors makes files for the owner alone
     files = sorted(f for f in folder.rglob("*") if f.is_file())
     best = next((r for r in reversed(artifact.records) if r.best), None)
     card = {

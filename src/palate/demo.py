@@ -20,13 +20,15 @@ from palate.data.dataset import Dataset
 from palate.data.parts import Split
 from palate.errors import SourceError
 from palate.evaluation.compare import compare
-from palate.evaluation.evaluate import Evaluation
+from palate.evaluation.evaluate import Evaluation, evaluate
+from palate.evaluation.protocol import Protocol
 from palate.evaluation.render import Block, Heading, Picture, Points, Text, markdown, page
 from palate.evaluation.report import Report, content
 from palate.evaluation.result import aligned, number
 from palate.recommender import Recommender
 from palate.training.progress import Progress
 
+SPLIT = "per-user"
 METRICS = ("rmse", "mae", "ndcg@10", "recall@10", "coverage@10")
 TITLE = "NeuMF beside its baselines"
 MADE_UP = "synthetic"
@@ -47,7 +49,11 @@ class Entry:
 ENTRIES = {
     "popularity": Entry("popularity", {}, {}),
     "bias": Entry("bias", {}, {}),
-    "mf (ratings)": Entry("mf", {"loss": "mse"}, {"epochs": 30, "lr": 5e-3}),
+    "mf (ratings)": Entry(
+        "mf",
+        {"loss": "mse", "init": 0.02, "reg": 1.2, "bias_reg": 0.5, "reg_power": 0.5},
+        {"epochs": 60, "lr": 0.1, "optimizer": "adagrad", "embeddings": "rowwise"},
+    ),
     "mf (lists)": Entry("mf", {}, {"epochs": 30, "lr": 5e-3}),
     "neumf": Entry("neumf", {}, {"epochs": 30}),
 }
@@ -81,7 +87,7 @@ def run(out: Path, name: str = "movielens-100k", seed: int = 0) -> None:
     """
     begin = time.perf_counter()
     data = _gather(name)
-    parts = data.split("per-user", seed=seed)
+    parts = data.split(SPLIT, valid=0.1, test=0.1, seed=seed)
     for note in (*data.notes, *parts.notes):
         print(f"  {note}")
     recommenders, evaluations = _train(parts, seed)
@@ -100,7 +106,7 @@ def run(out: Path, name: str = "movielens-100k", seed: int = 0) -> None:
     print("\n" + "\n".join(verdicts := _verdicts(evaluations)))
     print("\n" + "\n".join(line for person in people for line in _lines(person)))
     rec.save(out, {"valid": parts.valid, "test": parts.test})
-    _write(out, report, verdicts, people)
+    _write(out, report, verdicts[-1], people)
     print(f"In {out}: the recommender, report.html, report.md and learning.png (the chosen epoch is marked).")
     print(f"Next: palate recommend {out} --user {rec.data.users.ids[0]}")
     print(f"The demo took {time.perf_counter() - begin:.0f} s.")
@@ -118,6 +124,7 @@ def _gather(name: str) -> Dataset:
 
 def _train(parts: Split, seed: int) -> tuple[dict[str, Recommender], dict[str, Evaluation]]:
     recommenders, evaluations = {}, {}
+    protocol = Protocol(split=SPLIT, split_options=(("valid", 0.1), ("test", 0.1), ("seed", seed)), metrics=METRICS)
     for name, entry in ENTRIES.items():
         start = time.perf_counter()
         with Progress() as progress:
@@ -131,9 +138,10 @@ def _train(parts: Split, seed: int) -> tuple[dict[str, Recommender], dict[str, E
                 on_epoch=progress.on_epoch,
                 on_step=progress.on_step,
             )
+        seconds = time.perf_counter() - start
         recommenders[name] = rec
-        evaluations[name] = rec.evaluate(parts.test, METRICS)
-        print(f"{name}: trained and evaluated in {time.perf_counter() - start:.1f} s")
+        evaluations[name] = evaluate(rec.model, parts.test, protocol=protocol, name=name, fit_seconds=seconds)
+        print(f"{name}: trained in {seconds:.1f} s")
     return recommenders, evaluations
 
 
@@ -206,11 +214,11 @@ def _lines(person: Person) -> Iterator[str]:
     yield ""
 
 
-def _write(out: Path, report: Report, verdicts: list[str], people: list[Person]) -> None:
+def _write(out: Path, report: Report, verdict: str, people: list[Person]) -> None:
     pictures = find_spec("matplotlib") is not None
     if not pictures:
         print("Without matplotlib there are no pictures; pip install 'palate[plots]' brings them.")
-    blocks: list[Block] = [*content(report, pictures), Heading("In words"), Points(verdicts), Heading("Three people")]
+    blocks: list[Block] = [*content(report, pictures), Heading("In a word"), Text(verdict), Heading("Three people")]
     for person in people:
         blocks.append(Text(f"{person.name}; route {person.route}. Liked most: {'; '.join(person.history)}. To try:"))
         blocks.append(Points([title + " (held out, and indeed rated)" * hit for title, hit in person.found]))

@@ -51,9 +51,9 @@ class MFConfig:
     """Sampled negatives of each positive (bce, bpr, sampled-softmax)."""
     init: float = 0.1
     """Standard deviation of the first vectors' entries."""
-    reg: float = 0.01
+    reg: float = 0.005
     """L2 of a user's or an item's vector; its weight grows with the number n of pairs it is scored in."""
-    bias_reg: float = 0.01
+    bias_reg: float = 0.005
     """L2 of a user's or an item's bias, likewise."""
     reg_power: float = 1.0
     """The weight of the L2 is n ** reg_power: 1 is the same for every pair, 0 the same for every vector."""

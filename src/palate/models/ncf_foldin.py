@@ -25,7 +25,7 @@ from palate.data.dataset import Queries
 from palate.models.ncf_layers import Net, weigh
 
 STEPS = 30
-LR = 0.3
+LR = 0.15
 SAMPLED = 256
 """Items that stand for all a person has not chosen."""
 USERS = 10_000
@@ -68,7 +68,7 @@ def _descend(pairs: _Pairs, center_D: Tensor, spread_D: Tensor) -> Tensor:
         # Adam's rule, with an epsilon far above rounding: the order of sums must not decide the direction of a step.
         mean_BD = mean_BD.lerp(gradient_BD, 0.1)
         square_BD = square_BD.lerp(gradient_BD.square(), 0.05)
-        size_BD = (square_BD / (1 - 0.95**step)).sqrt() + 1e-3
+        size_BD = (square_BD / (1 - 0.95**step)).sqrt() + 1e-2
         z_BD = z_BD - LR * (1 - step / (STEPS + 1)) / (1 - 0.9**step) * mean_BD / size_BD
     return z_BD
 

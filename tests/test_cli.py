@@ -104,6 +104,16 @@ def test_no_flag_comes_or_goes_by_accident() -> None:
     assert listed() == FLAGS.read_text(), accept
 
 
+def test_every_shared_flag_is_on_the_page() -> None:
+    page = (FLAGS.parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
+    ours = ("demo", "data", "train *", "evaluate", "recommend", "similar")
+    shared = {
+        flag for line in listed().splitlines() if line.startswith(ours) for flag in re.findall(r" (--?[\w.-]+)", line)
+    }
+    positional = {"--data", "--file", "--name", "--run"}
+    assert not [flag for flag in shared - positional if f"`{flag}" not in page and not flag.startswith("--empty-")]
+
+
 def test_version() -> None:
     assert palate("--version").out.strip() == sys.modules["palate"].__version__
 

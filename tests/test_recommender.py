@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from polars.testing import assert_frame_equal
 
 import palate
-from palate import Recommender
+from palate import Recommender, routes
 from palate.config import Training
 from palate.data.dataset import Dataset
 from palate.data.split import Split
@@ -341,3 +342,19 @@ def test_parts_can_be_kept(popular: Recommender, parts: Split, tmp_path: Path) -
 
 def test_the_public_names() -> None:
     assert palate.Recommender is Recommender
+
+
+def test_the_page_of_the_recommender_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "recommender.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "page"}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    assert (tmp_path / "runs" / "mine" / "test").is_dir()
+    assert isinstance(names["rec"].model, names["Mine"])
+
+
+def test_the_routes_are_on_the_page() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "recommender.md").read_text(encoding="utf-8")
+    for route in (routes.KNOWN_USER, routes.HISTORY, routes.POPULARITY, routes.FALLBACK):
+        assert f"`{route}`" in page

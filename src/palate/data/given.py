@@ -100,6 +100,6 @@ def _aligned(data: Dataset, frame: pl.DataFrame, column: str | None) -> tuple[pl
             f"{len(missing)} of {len(data)} rows have no part, for example user {who!r} and item {what!r}; "
             "give each row one"
         )
-    unused = len(frame) - len(np.unique(place))
+    unused = len(frame) - np.count_nonzero(np.bincount(place, minlength=1))
     notes = (f"given: {unused} pairs of the given parts are not in this data",) if unused else ()
     return frame[column or columns[0]][ours[place]], notes

@@ -25,7 +25,7 @@ from palate.data.dataset import Queries
 from palate.models.ncf_layers import Net, weigh
 
 STEPS = 30
-LR = 0.15
+LR = 0.3
 SAMPLED = 256
 """Items that stand for all a person has not chosen."""
 USERS = 10_000

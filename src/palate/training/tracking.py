@@ -3,7 +3,8 @@
     with TensorBoard("runs/logs") as tracker:
         model.fit(data, training, validate, on_epoch=tracker.on_epoch)
 
-Both write the same names over epochs: `train/loss`, `train/samples_per_second`, and `valid/NAME` for each metric on valid.
+Both write the same names over epochs: `train/loss`, `train/samples_per_second`, and `valid/NAME` for each metric on
+valid.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from palate.models.popularity import Popularity
 
 CONFIG = NeuMFConfig(dim=64, mlp_dim=32, layers=(64, 32, 16), loss="bce", negatives=4)
 TRAINING = Training(epochs=25, batch_size=2048, lr=2e-3, weight_decay=0.3, patience=4)
-"""Chosen on the valid part among weight decays of 0.1 and 0.3."""
+"""The better of two settings on the valid part: this one, and a larger net with a weight decay of 0.1."""
 METRICS = ("hit@10", "ndcg@10")
 
 

@@ -26,6 +26,7 @@ from palate.cli.show import short, table
 from palate.data.synthetic import synthetic
 from palate.models import MODELS
 from palate.recommender import Recommender
+from test_artifact import files_no_larger_than
 
 FLAGS = Path(__file__).with_name("cli_flags.txt")
 QUICK = ["--training.epochs", "2", "--training.batch-size", "256", "--training.lr", "0.01"]
@@ -305,6 +306,18 @@ def test_a_damaged_artifact(run: Path, tmp_path: Path) -> None:
         done = palate(command, tmp_path / "run", *words)
         assert done.code == 2
         assert done.err.endswith("users.parquet is missing\n")
+
+
+def test_a_full_disk_leaves_the_old_run(tmp_path: Path) -> None:
+    words = ["train", "popularity", "synthetic-1000", "--out", tmp_path / "run"]
+    assert palate(*words).code == 0
+    before = {file.name: file.read_bytes() for file in (tmp_path / "run").glob("*.*")}
+    with files_no_larger_than(500):
+        done = palate(*words, "--split", "none")
+    assert done.code == 2
+    assert "is unchanged. Free space there" in done.err
+    assert {file.name: file.read_bytes() for file in (tmp_path / "run").glob("*.*")} == before
+    assert palate("evaluate", tmp_path / "run").code == 0
 
 
 def test_who_has_everything_is_told_so(tmp_path: Path) -> None:

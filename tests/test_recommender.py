@@ -277,6 +277,27 @@ def test_training_is_what_was_asked_for(neumf: Recommender, parts: Split) -> Non
         assert torch.equal(tensor, again.model.state_dict()[name])
 
 
+def test_valid_can_be_a_table_of_its_own(neumf: Recommender, parts: Split) -> None:
+    table = Dataset.from_frame(parts.valid.frame(), rating_scale=(1.0, 5.0))
+    again = Recommender.train(parts.train, "neumf", neumf.model.config, QUICK, table, 3)
+    for mine, theirs in zip(again.records, neumf.records, strict=True):
+        assert mine.valid["ndcg@10"] == pytest.approx(theirs.valid["ndcg@10"])
+
+
+@pytest.mark.parametrize("name", ["popularity", "bias", "mf", "neumf"])
+@pytest.mark.parametrize(
+    "rows", [[(1, 1, 3.0)], [(1, 1, 3.0), (1, 2, 3.0)], [(1, 1, 3.0), (2, 1, 3.0)]], ids=["one", "one user", "one item"]
+)
+def test_next_to_nothing_to_learn_from(name: str, rows: list[tuple[int, int, float]]) -> None:
+    data = Dataset.from_frame(pl.DataFrame(rows, schema=["user_id", "item_id", "rating"], orient="row"))
+    recommender = Recommender.train(data, name, training=QUICK)
+    assert recommender.recommend(1).is_empty()
+    assert recommender.recommend(1, exclude_seen=False).height == data.n_items
+    assert recommender.recommend(history=[]).height == data.n_items
+    if "rating" in recommender.model.answers:
+        assert recommender.predict(1, 1)["prediction"].to_list() == [3.0]
+
+
 def test_a_run_goes_on_from_its_checkpoint(parts: Split, neumf: Recommender, tmp_path: Path) -> None:
     def stop(record: Any) -> None:
         raise KeyboardInterrupt

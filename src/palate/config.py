@@ -36,7 +36,7 @@ class Training:
     embeddings: Literal["auto", "dense", "rowwise", "fbgemm"] = "auto"
     """How tables step: every row (dense), the batch's rows (rowwise), FBGEMM's fused kernel; auto goes by size."""
     grad_clip: float = 0.0
-    """Largest norm of the dense gradients; 0 leaves them alone."""
+    """Largest norm of all gradients together; 0 leaves them alone."""
     patience: int = 3
     """Epochs without a better `valid` before training stops; 0 runs all epochs and still restores the best."""
     monitor: str = "auto"

@@ -60,11 +60,11 @@ class Recommender:
             model: A name in `MODELS`, or a model built on `data.spec`.
             config: Settings of a model given by name: its `Config` or a dict of its fields; default: its defaults.
             training: A `Training` or a dict of its fields; default: all defaults.
-            valid: The valid part: chooses the epoch, and stops training early. Without it all epochs are run.
+            valid: The valid part, or later data with the same ids: chooses the epoch, and stops training early. Without
+                it all epochs are run.
             seed: Takes the place of `training.seed`.
             checkpoint: Folder that keeps the state of the run; a run that was killed goes on from there.
-            on_epoch: Called after each epoch with its record.
-            on_step: Called after each step with (epoch, rows done, rows in all, loss).
+            on_epoch, on_step: Called after each epoch and step; see `palate.training.job.Job`.
 
         Raises:
             ConfigError: There is no such model or setting, or a value is out of range.
@@ -75,7 +75,7 @@ class Recommender:
         name, fitted = routes.fresh_model(model, config, data)
         how = training if isinstance(training, Training) else from_dict(Training, dict(training or {}))
         how = how if seed is None else replace(how, seed=seed)
-        validate = None if valid is None else Validator(valid, fitted, how.monitor)
+        validate = None if valid is None else Validator(routes.aligned(valid, data), fitted, how.monitor)
         folder = None if checkpoint is None else Path(checkpoint)
         records = fitted.fit(data, how, validate, checkpoint=folder, on_epoch=on_epoch, on_step=on_step)
         return cls(name=name, model=fitted, data=data, training=how, records=records)

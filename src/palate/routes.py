@@ -44,7 +44,7 @@ def fresh_model(model: str | Model, config: Any, data: Dataset) -> tuple[str, Mo
             )
         return next((name for name, known in MODELS.items() if known is type(model)), type(model).__name__), model
     if model not in MODELS:
-        near = get_close_matches(model, MODELS, n=1)
+        near = get_close_matches(str(model), MODELS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"there is no model {model!r}; choose one of {', '.join(MODELS)}{hint}")
     kind = MODELS[model]

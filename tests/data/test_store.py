@@ -128,6 +128,22 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, request: pytest.Fixtu
     assert same(open_dataset(tmp_path / "data"), dataset(40))
 
 
+def test_a_failure_at_the_last_moment_puts_the_old_one_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_dataset(dataset(40), tmp_path / "data")
+    rename = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise OSError("the disk was pulled out")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(ArtifactError, match="the disk was pulled out"):
+        save_dataset(dataset(50), tmp_path / "data")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert same(open_dataset(tmp_path / "data"), dataset(40))
+
+
 def edit(**changes: object) -> Callable[[Path], object]:
     def change(folder: Path) -> object:
         about = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))

@@ -43,7 +43,7 @@ def evaluate(
     whole = artifact.read(run, MODELS)
     if part not in whole.parts or not len(whole.parts[part]):
         raise ConfigError(f"{run} holds no {part} part; name data to evaluate on: palate evaluate {run} DATA")
-    print(judge(whole.model, whole.parts[part], metric))
+    print(judge(whole.model, whole.parts[part], metric, name=whole.name))
 
 
 def recommend(

@@ -79,7 +79,10 @@ def main() -> None:
     write_result(
         "negatives_speed",
         "Negatives drawn in a second, one thread",
-        [f"Made-up long-tailed data, {COUNT} negatives of each positive, {given.repeats} repeats, process time."],
+        [
+            f"Made-up long-tailed data, {COUNT} negatives of each positive.",
+            f"Median of {given.repeats} repeats, process time.",
+        ],
         ["data", "users x items", "pairs", "chance", "building", "batch 2,048", "batch 16,384"],
         table,
     )

@@ -212,7 +212,7 @@ def test_tied_weights_are_saved(tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 def test_kill_minus_nine_and_resume() -> None:
     """The benchmark, with two kills: real processes, real signals, equal bits."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "kill_and_resume.py"), "--kills", "2", "--epochs", "3"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "kill_and_resume.py"), "--kills", "2", "--epochs", "8"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 kills; equal bit for bit: yes" in done.stdout

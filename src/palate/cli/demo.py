@@ -13,6 +13,10 @@ def demo(*, out: Path = Path("runs/demo"), data: str = "movielens-100k", seed: i
         data: Name of a data set, as `palate data sources` lists it.
         seed: Decides the split, the training and the people shown.
     """
+    import torch
+
     from palate.demo import run
 
+    # The models are small: a second thread gains little on an idle machine and loses much on a busy one.
+    torch.set_num_threads(1)
     run(out, data, seed)

@@ -67,7 +67,8 @@ def _codes(values: pl.Series, fold: int | None) -> np.ndarray:
             raise ConfigError(f"fold = {fold} is not among the given folds {', '.join(map(str, folds[:20]))}")
         return np.where((values == fold).to_numpy(), TEST, TRAIN).astype(np.int8)
     if values.dtype in (pl.String, pl.Categorical, pl.Enum):
-        unknown = values.unique().cast(pl.String).filter(~values.unique().cast(pl.String).is_in(list(_NAMES)))
+        named = values.cast(pl.String).unique()
+        unknown = named.filter(~named.is_in(list(_NAMES)))
         if len(unknown):
             raise DataError(f"parts are train, valid or test, not {', '.join(map(repr, unknown.sort()[:5]))}")
         return values.cast(pl.String).replace_strict(_NAMES, return_dtype=pl.Int8).to_numpy().copy()

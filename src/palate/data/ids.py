@@ -76,7 +76,7 @@ class IdMap:
         if len(values) < 64:
             return np.array([self._positions.get(v, -1) for v in values], dtype=np.int64)
         found = values.rename("id").to_frame().join(self._frame, on="id", how="left", maintain_order="left")
-        return found["index"].fill_null(-1).to_numpy()
+        return found["index"].fill_null(-1).to_numpy(writable=True)
 
     def require(self, ids: Ids, what: str) -> np.ndarray:
         """Like `index`, but an unknown id is an error.

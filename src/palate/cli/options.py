@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import yaml
 from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Dict
 
@@ -18,7 +19,7 @@ from palate.data.filters import filter_interactions
 from palate.data.sources import SOURCES, load_tables
 from palate.data.split import SPLITS, Split
 from palate.data.table import Duplicates, Tables, read_interactions, read_side
-from palate.errors import ConfigError, MissingExtra
+from palate.errors import ConfigError
 
 Flat = Parameter(name="*")
 """The fields of a dataclass as flags without a prefix."""
@@ -193,20 +194,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"--config {path}: its name must end in .json, .yaml or .yml")
     try:
         text = path.read_text(encoding="utf-8")
-        settings = json.loads(text) if path.suffix == ".json" else _yaml(text, path)
-    except (OSError, ValueError) as error:
+        settings = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"--config {path} cannot be read: {error}") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"--config {path} must hold settings by name, not {type(settings).__name__}")
     return settings
-
-
-def _yaml(text: str, path: Path) -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise MissingExtra(f"--config {path} needs PyYAML: pip install pyyaml, or write it as .json") from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error

@@ -68,7 +68,7 @@ class MFConfig:
 
 
 class MF(GradientModel):
-    """Users and items as vectors; formula, losses and sources stand at the top of the module."""
+    """Matrix factorization with biases, for ratings or for lists by the loss chosen."""
 
     Config = MFConfig
     answers = frozenset({"known_user", "history", "similar_items", "rating"})

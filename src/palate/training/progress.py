@@ -72,7 +72,9 @@ class Progress:
         parts = [f"epoch {record.epoch:>3}  loss {record.loss:.4f}"]
         parts += [f"{name} {value:.4f}" for name, value in record.valid.items()]
         parts += [f"{record.samples / max(record.seconds, 1e-9):,.0f} samples/s", f"{record.seconds:.1f} s"]
-        self._console.print("  ".join(parts) + ("  best" if record.best else ""), markup=False, highlight=False)
+        self._console.print(
+            "  ".join(parts) + ("  best" if record.best else ""), markup=False, highlight=False, soft_wrap=True
+        )
 
     def _begin(self, epoch: int, done: int, total: int, loss: float, now: float) -> None:
         if self._task is not None:

@@ -173,7 +173,7 @@ def test_ridge_is_the_ridge_solution() -> None:
     penalty = np.array([0.1, 0.2, 0.3, 0.4])
     found = fold_in.ridge(
         history,
-        torch.from_numpy(vectors)[history.values].float(),
+        torch.from_numpy(vectors).float(),
         torch.from_numpy(target).float(),
         torch.from_numpy(penalty).float(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -84,30 +85,27 @@ def compare(
     found = run_contest(
         parts, models.split(","), budget, out, training=training, seeds=range(seeds), metric=metric, on_news=print
     )
-    print("\n" + results(found))
-    for difference in found.comparison().differences if len(found.entries) > 1 else ():
-        print(difference.verdict)
     records = {name: entry.epochs for name, entry in found.entries.items()}
     notes = (*parts.notes, *(f"{name} could not take part: {fault}" for name, fault in found.faults.items()))
-    title = f"{', '.join(found.entries)} on {data}"
-    report.save(
-        Report(
-            title=title, evaluations=found.evaluations, records=records, metric=metric, notes=(*notes, *traces(found))
-        ),
-        out,
+    told = Report(
+        title=f"{', '.join(found.entries)} on {data}",
+        evaluations=found.evaluations,
+        records=records,
+        metric=metric,
+        notes=(*notes, *traces(found)),
     )
+    print("\n" + results(found, list(told.ordered())))
+    for difference in found.comparison().differences if len(found.entries) > 1 else ():
+        print(difference.verdict)
+    report.save(told, out)
     print(f"report: {out / 'report.html'}")
 
 
-def results(found: Contest) -> str:
-    """The contest as an aligned table, best first."""
+def results(found: Contest, names: Sequence[str]) -> str:
+    """The contest as an aligned table, in the order of `names`."""
     evaluations = found.evaluations
-    names = sorted(evaluations, key=lambda name: -evaluations[name].estimates[found.metric].value)
-    shown = [
-        m
-        for m in (found.metric, "recall@10", "coverage@10", "gini@10", "novelty@10")
-        if m in evaluations[names[0]].estimates
-    ]
+    columns = dict.fromkeys((found.metric, "recall@10", "coverage@10", "gini@10", "novelty@10"))
+    shown = [metric for metric in columns if metric in evaluations[names[0]].estimates]
     rows = []
     for name in names:
         entry, evaluation = found.entries[name], evaluations[name]
@@ -116,8 +114,8 @@ def results(found: Contest) -> str:
             f"{evaluation.seconds['predict']:.1f}",
             f"{entry.memory / 1e6:,.0f}",
         ]
-        rows.append([name, *(str(evaluation.estimates[m]) for m in dict.fromkeys(shown)), *times])
-    return table(["model", *dict.fromkeys(shown), "fit s", "predict s", "peak MB"], rows)
+        rows.append([name, *(str(evaluation.estimates[m]) for m in shown), *times])
+    return table(["model", *shown, "fit s", "predict s", "peak MB"], rows)
 
 
 def traces(found: Contest) -> list[str]:

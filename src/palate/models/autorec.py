@@ -4,7 +4,8 @@ u-autorec:  prediction(u, i) = m_ui + (V g(W (r_u - m_u) + b) + c)_i     reads a
 i-autorec:  prediction(u, i) = m_ui + (V g(W (r_i - m_i) + b) + c)_u     reads an item's ratings, rebuilds them
 m_ui = mean + b_u + b_i with `center` (the biases of `bias`), the mean alone without;  g = sigmoid
 
-loss = mean over the observed ratings of (r - prediction)^2 + reg / 2 * (|W|^2 + |V|^2) / rows in training
+loss = mean over the observed ratings of (r - prediction)^2 + reg / 2 * (|W|^2 + |V|^2) / n
+n is the number of rows in all times the mean number of ratings of a row in the batch: about the number of ratings.
 An unobserved rating enters as 0 after centring, and no loss falls on it.
 
 A history is answered by u-autorec directly. i-autorec gives every user a column of V; a new person's column is the
@@ -211,9 +212,7 @@ class IAutoRec(GradientModel):
         if len(new):
             asked = queries.take(new)
             target = of_history(self.center, asked, bias_B[new])
-            column_BD[new] = ridge(
-                asked.history, self.hidden[asked.history.values], target, torch.full((self.config.dim,), RIDGE)
-            )
+            column_BD[new] = ridge(asked.history, self.hidden, target, torch.full((self.config.dim,), RIDGE))
         return column_BD, bias_B + torch.where(queries.user >= 0, self.net.decoder.bias[known_B], torch.zeros(()))
 
     def item_vectors(self) -> Tensor:

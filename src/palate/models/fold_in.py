@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from palate.data.ragged import Ragged
-from palate.models.normal_equations import solve
+from palate.models.normal_equations import normal_equations, solve
 
 NEGATIVES = 2048
 """Most items that stand for the catalogue in `logistic`, evenly spaced: a fold-in costs the same for any catalogue."""
@@ -27,19 +27,20 @@ VALUES = 2**22
 """Numbers at once in a block of queries: 16 MB."""
 
 
-def ridge(history: Ragged, vector_TD: Tensor, target_T: Tensor, penalty: Tensor) -> Tensor:
+def ridge(history: Ragged, vector_ND: Tensor, target_T: Tensor, penalty: Tensor) -> Tensor:
     """The ridge solution for each query, `[B, D]`.
 
     Args:
-        history: Only its row lengths are read.
-        vector_TD: Item vectors of all history items.
+        history: Item indices.
+        vector_ND: All item vectors.
         target_T: What `<p, q>` should be for each.
         penalty: l, above 0, for each history item, `[D]` or `[B, D]`.
     """
-    rows = _rows(vector_TD, history)
-    gram_BDD = torch.stack([q.T @ q for q in rows])
-    right_BD = torch.stack([q.T @ t for q, t in zip(rows, _rows(target_T, history), strict=True)])
-    return solve(gram_BDD + torch.diag_embed(_lengths(history) * penalty), right_BD)
+    strength_BD = _lengths(history) * penalty
+    out_BD = torch.zeros_like(strength_BD)  # what an empty history, which no block holds, is answered with
+    for block, gram, right in normal_equations(history, vector_ND, target_T):
+        out_BD[block] = solve(gram + torch.diag_embed(strength_BD[block]), right)
+    return out_BD
 
 
 def logistic(history: Ragged, vector_ND: Tensor, offset_N: Tensor, penalty: Tensor, negatives: int) -> Tensor:
@@ -65,11 +66,6 @@ def logistic(history: Ragged, vector_ND: Tensor, offset_N: Tensor, penalty: Tens
 def _lengths(history: Ragged) -> Tensor:
     """L as a column; 1 for an empty history, so that its solution, 0, is unique."""
     return history.lengths.clamp(min=1).unsqueeze(1)
-
-
-def _rows(values: Tensor, history: Ragged) -> tuple[Tensor, ...]:
-    """The values of each history."""
-    return torch.split(values, history.lengths.tolist())
 
 
 def _newton(

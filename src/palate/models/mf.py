@@ -174,7 +174,7 @@ class MF(GradientModel):
         if rating_T is None:  # What somebody chose without rating it counts as liked: halfway from the mean to the top.
             top = self.spec.rating_scale[1] if self.spec.rating_scale else float(self.bias)
             rating_T = torch.full((len(history.values),), (float(self.bias) + top) / 2)
-        return ridge(history, vector_ND[history.values], rating_T - self.bias - bias_N[history.values], penalty_BD)
+        return ridge(history, vector_ND, rating_T - self.bias - bias_N[history.values], penalty_BD)
 
     def item_vectors(self) -> Tensor:
         return self.item.weight.detach()

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from palate.data.parts import Split
 from palate.errors import ConfigError, PalateError
 from palate.evaluation.compare import Comparison, compare
 from palate.evaluation.evaluate import Estimate, Evaluation, Slice, evaluate
-from palate.evaluation.protocol import Protocol
+from palate.evaluation.protocol import METRICS_BY_DEFAULT, Protocol
 from palate.evaluation.result import estimates
 from palate.recommender import Recommender
 from palate.training.loop import Epoch
@@ -69,7 +70,7 @@ class Contest:
     faults: Mapping[str, str]
     metric: str
 
-    @property
+    @cached_property
     def evaluations(self) -> dict[str, Evaluation]:
         """Model -> mean over the seeds."""
         return {name: entry.evaluation for name, entry in self.entries.items()}
@@ -100,20 +101,23 @@ def contest(
         models: Names in `MODELS`.
         budget: Trials of each model.
         out: Folder that keeps study and results.
-        protocol: How `test` is judged; default `Protocol()`.
-        training: What trials start from; default `Training()`. Its `monitor` is what `valid` chooses by.
+        protocol: How `test` is judged, `metric` among its metrics; default: the usual metrics, and `metric`.
+        training: What trials start from; default `Training()`. `valid` chooses by its `monitor`; auto is `metric`.
         seeds: Of the final runs.
         metric: The headline.
         max_users: Users of `valid` that trials are judged on; default all.
         on_news: Called with one line after each trial and run.
 
     Raises:
-        ConfigError: The folder holds another contest, or no model could take part.
+        ConfigError: The folder holds another contest, the protocol lacks `metric`, or no model could take part.
     """
     home = Path(out)
     home.mkdir(parents=True, exist_ok=True)
-    training = replace(training or Training(), monitor=metric if training is None else training.monitor)
-    protocol = protocol or Protocol()
+    training = training or Training()
+    training = replace(training, monitor=metric) if training.monitor == "auto" else training
+    protocol = protocol or Protocol(metrics=tuple(dict.fromkeys((metric, *METRICS_BY_DEFAULT))))
+    if metric not in protocol.metrics:
+        raise ConfigError(f"the headline {metric!r} is not among the protocol's {', '.join(protocol.metrics)}")
     _claim(home / "contest.json", parts, training, protocol)
     say = on_news or (lambda line: None)
     entries, faults = {}, {}

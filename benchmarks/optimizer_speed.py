@@ -139,22 +139,24 @@ def compare(given: argparse.Namespace) -> None:
 
 
 def crossover(given: argparse.Namespace) -> None:
-    """Dense against rows for Adam, by table rows over batch size."""
+    """Dense against rows for Adam, by table rows over batch size, for a small batch and a usual one."""
     lines = []
     ways = [WAYS["dense Adam"], WAYS["rows, Adam"]]
-    for times in (2, 4, 8, 16, 32):
-        rows = times * given.batch * 3 // 2
-        speeds = [[Case(way, rows, given).speed() for way in ways] for _ in range(given.repeats)]
-        dense, by_rows = (median(column) for column in zip(*speeds, strict=True))
-        lines.append([f"{times}", f"{rows:,}", f"{dense:,.0f}", f"{by_rows:,.0f}", f"{by_rows / dense:.2f}"])
+    for given.batch in (409, 2048):
+        for times in (2, 4, 8, 16, 32):
+            rows = times * given.batch * 3 // 2
+            speeds = [[Case(way, rows, given).speed() for way in ways] for _ in range(given.repeats)]
+            dense, by_rows = (median(column) for column in zip(*speeds, strict=True))
+            cells = (f"{given.batch:,}", f"{times}", f"{rows:,}", f"{dense:,.0f}", f"{by_rows:,.0f}")
+            lines.append([*cells, f"{by_rows / dense:.2f}"])
     write_result(
         "optimizer_crossover",
         "Where stepping by rows pays",
         [
-            f"{given.net}, {given.tables} tables, Adam, batch {given.batch:,}, {_time(given)}; samples/s, medians of "
-            f"{given.repeats} interleaved repeats."
+            f"{given.net}, {given.tables} tables, Adam, {_time(given)}; samples/s, medians of {given.repeats} "
+            "interleaved repeats."
         ],
-        ["rows of the user table / batch", "rows in all", "dense", "by rows", "ratio"],
+        ["batch", "rows of the user table / batch", "rows in all", "dense", "by rows", "ratio"],
         lines,
     )
 

@@ -2,7 +2,7 @@
 
     python benchmarks/rank_speed.py [--users 6040 --items 3706 --dim 64 --repeats 15 --threads 2]
 
-Prints the median time of both, repeats interleaved, and their ratio. Bar: 1.5.
+Median times of both, repeats interleaved, and their ratio. Bar: 1.5.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from common import write_result
 from torch import Tensor
 
 from palate.data.dataset import Dataset, Queries, Spec
@@ -75,12 +76,21 @@ def main() -> None:
             run()
             if repeat >= 2:
                 times[name].append(time.perf_counter() - start)
-    median = {name: statistics.median(values) for name, values in times.items()}
-    print(f"{given.users:,} users x {given.items:,} items, dim {given.dim}, top 10, {len(seen):,} seen", end=", ")
-    print(f"{given.threads} threads")
-    print(f"bare matmul + topk   {1e3 * median['bare']:8.1f} ms")
-    print(f"rank, seen masked    {1e3 * median['rank']:8.1f} ms")
-    print(f"ratio                {median['rank'] / median['bare']:8.2f}   (bar: 1.5)")
+    ratios = [full / bare for bare, full in zip(times["bare"], times["rank"], strict=True)]
+    cells = [
+        f"{1e3 * statistics.median(values):.1f} ({1e3 * min(values):.1f} to {1e3 * max(values):.1f})"
+        for values in times.values()
+    ]
+    write_result(
+        "rank_speed",
+        "Ranking beside a bare matrix product and topk",
+        [
+            f"{given.users:,} users x {given.items:,} items, dim {given.dim}, top 10, {len(seen):,} seen items masked, "
+            f"{given.threads} threads; {given.repeats} interleaved repeats, median (least to most). Bar: 1.5."
+        ],
+        ["matmul + topk, ms", "rank, ms", "ratio"],
+        [[*cells, f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"]],
+    )
 
 
 if __name__ == "__main__":

@@ -61,14 +61,14 @@ CASES: dict[str, Case] = {name: Case(model) for name, model in MODELS.items()} |
 
 # Training loss of the first two epochs on `planted()`. Whoever changes them on purpose writes the new ones here.
 GOLDEN: dict[str, tuple[float, float]] = {
-    "mf": (0.50454, 0.46388),
-    "gmf": (1.09270, 0.99511),
-    "mlp": (0.94887, 0.81324),
-    "neumf": (1.00401, 0.83579),
+    "mf": (0.504196, 0.462915),
+    "gmf": (1.092667, 0.994276),
+    "mlp": (0.951459, 0.816513),
+    "neumf": (1.003409, 0.834866),
     "mf-mse": (1.39215, 1.05795),
-    "mf-bpr": (0.69142, 0.55728),
+    "mf-bpr": (0.690666, 0.555015),
     "mf-softmax": (4.39349, 4.14595),
-    "mf-sampled-softmax": (1.60249, 1.36773),
+    "mf-sampled-softmax": (1.600870, 1.362866),
     "cdae": (0.65455, 0.54532),
     "multdae": (52.68476, 52.37573),
     "multvae": (53.00503, 52.75665),

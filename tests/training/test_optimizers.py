@@ -173,9 +173,15 @@ def test_tables_may_share_a_weight_and_may_be_frozen_or_padded() -> None:
 
 
 def test_auto_goes_by_rows_and_batch() -> None:
-    for rows, sparse in ((optimizers.DENSE_ROWS * 100, False), (optimizers.DENSE_ROWS * 100 + 1, True)):
+    least, many = optimizers.DENSE_LEAST, optimizers.DENSE_ROWS * 1000
+    for size, rows, sparse in (
+        (100, least, False),
+        (100, least + 1, True),
+        (1000, many, False),
+        (1000, many + 1, True),
+    ):
         net = Net(rows)
-        optimizer = Optimizer(net, training(embeddings="auto", batch_size=100))
+        optimizer = Optimizer(net, training(embeddings="auto", batch_size=size))
         assert net.item.sparse is sparse
         optimizer.release()
         assert net.item.sparse is False

@@ -129,7 +129,7 @@ class MF(GradientModel):
             return losses.softmax(score_PN, batch.item) + penalty
         score_PC = self.bias + b_P.unsqueeze(1) + b_PC + (q_PCD @ p_PD.unsqueeze(2)).squeeze(2)
         if self.config.loss in SAMPLED:
-            return SAMPLED[self.config.loss](score_PC[:, 0], score_PC[:, 1:]) + penalty
+            return SAMPLED[self.config.loss](score_PC) + penalty
         assert batch.rating is not None  # `needs` holds rating
         return losses.mse(score_PC[:, 0], batch.rating) + penalty
 

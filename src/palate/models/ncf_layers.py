@@ -29,7 +29,7 @@ from palate.training.batches import Pairs
 
 INIT = 0.01
 """Standard deviation of first embeddings (He et al. 2017)."""
-BLOCK = 8192
+BLOCK = 16384
 """Pairs whose hidden layers exist at once while every item is scored: they stay in the processor's cache."""
 PREDICTED = 2**16
 """Pairs whose hidden layers exist at once while pairs are predicted."""
@@ -91,24 +91,18 @@ class Towers(nn.Module):
 
     def forward(self, head: nn.Linear, user_P: Tensor, item_PN: Tensor) -> Tensor:
         """A head's output for each user with each of its N items, `[P, N]`, for training."""
-        user = self.user_side(self.user(user_P))
+        user = self.user(user_P)
         # More pairs than items: work out the items' share once for each item of the catalogue.
         catalogue = not self.item.sparse and self.item.num_embeddings <= item_PN.numel()
-        item = self.item_side(self.item.weight if catalogue else self.item(item_PN.flatten()))
+        item = self.item.weight if catalogue else self.item(item_PN.flatten())
+        shape = (item_PN.shape[0], item_PN.shape[1])
         if self.dropout and self.training:
-            items = item.take(item_PN) if catalogue else item.view((item_PN.shape[0], item_PN.shape[1]))
-            return weigh(head, self.features(user.view((len(user_P), 1)), items))
-        factor_weight_G, hidden_weight_H = torch.split(head.weight[0], [self.gmf, self.width - self.gmf])
-        rest = [hidden_weight_H, *(each for layer in self._layers[1:] for each in (layer.weight, layer.bias))]
-        scores_PN = score_pairs(
-            self._lent,
-            (user.factors * factor_weight_G, user.hidden),
-            (item.factors, item.hidden),
-            item_PN if catalogue else None,
-            (item_PN.shape[0], item_PN.shape[1]),
-            rest,
-        )
-        return scores_PN + head.bias
+            items = self.item_side(item)
+            items = items.take(item_PN) if catalogue else items.view(shape)
+            return weigh(head, self.features(self.user_side(user).view((len(user_P), 1)), items))
+        layers = [each for layer in self._layers for each in (layer.weight, layer.bias)]
+        index = item_PN if catalogue else None
+        return score_pairs(self._lent, user, item, index, shape, (head.weight, head.bias), layers)
 
     def train(self, mode: bool = True) -> Self:
         """As in torch; outside training the buffers' memory is let go."""
@@ -239,7 +233,7 @@ class Net(nn.Module):
         if self.rank is not None:
             assert batch.negative is not None
             score_PN = self.towers(self.rank, batch.user, torch.cat([batch.item.unsqueeze(1), batch.negative], 1))
-            total = losses.bce(score_PN[:, 0], score_PN[:, 1:])
+            total = losses.bce(score_PN)
         if self.rating is not None and batch.rating is not None:
             user, item = (
                 self.towers.user_side(self.towers.user(batch.user)),

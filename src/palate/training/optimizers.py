@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from palate.config import Training
 from palate.training.fbgemm import FusedAdagrad
 
-DENSE_ROWS = 8
-"""`auto` steps tables of up to this many times the batch densely: below, touching all rows is cheaper than sorting the
-batch's (benchmarks/optimizer_speed.py --crossover)."""
+DENSE_ROWS, DENSE_LEAST = 10, 8192
+"""`auto` steps tables of up to so many times the batch, and of so few rows, densely: below, touching all rows is
+cheaper than sorting the batch's (benchmarks/results/optimizer_crossover.md)."""
 
 ADAM_EPS, ADAGRAD_EPS = 1e-8, 1e-10
 
@@ -233,7 +233,7 @@ def _by_rows(table: nn.Embedding, config: Training) -> bool:
     if table.scale_grad_by_freq:  # torch has no sparse gradient for it
         return False
     if config.embeddings == "auto":
-        return table.num_embeddings > DENSE_ROWS * config.batch_size
+        return table.num_embeddings > max(DENSE_ROWS * config.batch_size, DENSE_LEAST)
     return config.embeddings != "dense"
 
 

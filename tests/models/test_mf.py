@@ -16,6 +16,7 @@ from palate.data.ragged import Ragged
 from palate.errors import ConfigError
 from palate.models import fold_in
 from palate.models.mf import MF, MFConfig
+from palate.models.mf_pairs import dots
 from palate.testing import planted
 from palate.training.batches import Pairs
 
@@ -216,3 +217,16 @@ def test_all_faults_of_a_config_at_once() -> None:
         ConfigError, match=r"3 faults\n.*dim = 0.*\n.*reg_power = 2.0.*\n.*loss = 'hinge' is not one of"
     ):
         MFConfig(dim=0, reg_power=2.0, loss="hinge")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cached", [1, 40, 2**19])
+def test_dots_and_their_gradients_are_those_of_autograd(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("palate.models.mf_pairs.CACHED", cached)
+    rng = torch.Generator().manual_seed(0)
+    user, item = (torch.randn(n, 4, generator=rng, dtype=torch.float32).requires_grad_() for n in (7, 5))
+    place = torch.randint(4, (7, 3), generator=rng)  # the fifth item is never asked for
+    weight = torch.randn(7, 3, generator=rng)
+    by_hand, plain = dots(user, item, place), (item[place] * user.unsqueeze(1)).sum(-1)
+    torch.testing.assert_close(by_hand, plain)
+    found, expected = (torch.autograd.grad((s * weight).sum(), [user, item]) for s in (by_hand, plain))
+    torch.testing.assert_close(found, expected)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+
+from scipy.special import stdtrit
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -19,6 +22,15 @@ def real_data(name: str) -> Path:
     if not folder.is_dir():
         sys.exit(f"{folder} is not there; set PALATE_TEST_DATA to the folder that holds {name}/")
     return folder
+
+
+def student(values: Sequence[float]) -> str:
+    """Mean and 95 % interval by Student's t over folds or seeds."""
+    mean, count = statistics.fmean(values), len(values)
+    if count < 2:
+        return f"{mean:.4f}"
+    half = float(stdtrit(count - 1, 0.975)) * statistics.stdev(values) / count**0.5
+    return f"{mean:.4f} ({mean - half:.4f} to {mean + half:.4f})"
 
 
 def write_result(

@@ -155,7 +155,8 @@ def _hidden_backward(
     ctx: Any, gradient_PN: Tensor, head_1W: Tensor, weights: list[Tensor], lent: list[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
     """The gradient of the first layer before its relu `[R, H]`, and those of the other layers' weights and biases."""
-    hidden, found = ctx.hidden, []
+    hidden = ctx.hidden
+    found: list[Tensor] = []
     spare = [each[: h.numel()].view(h.shape) for each, h in zip(lent, hidden, strict=True)]
     torch.mul(gradient_PN.view(-1, 1), head_1W[0, ctx.gmf :], out=spare[-1])
     for depth in range(len(hidden) - 1, -1, -1):

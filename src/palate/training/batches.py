@@ -42,6 +42,11 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.user)
 
+    def take(self, rows: slice) -> Pairs:
+        """Some of the interactions."""
+        rating, negative = (None if column is None else column[rows] for column in (self.rating, self.negative))
+        return Pairs(self.user[rows], self.item[rows], rating, negative)
+
 
 def pairs(data: Dataset, rng: torch.Generator, size: int, negatives: Negatives | None = None) -> Iterator[Pairs]:
     """All interactions once, in random order.
@@ -59,15 +64,14 @@ def pairs(data: Dataset, rng: torch.Generator, size: int, negatives: Negatives |
     # Small batches are gathered several at once: a look-up and a draw cost little more for ten thousand rows than for
     # one.
     for block in torch.split(order, size * max(1, GATHERED // size)):
-        block_user, block_item = user[block].long(), item[block].long()
-        columns = [
-            block_user,
-            block_item,
+        whole = Pairs(
+            (block_user := user[block].long()),
+            item[block].long(),
             None if rating is None else rating[block],
             None if negatives is None else negatives.draw(block_user, rng),
-        ]
+        )
         for start in range(0, len(block), size):
-            yield Pairs(*(None if column is None else column[start : start + size] for column in columns))
+            yield whole.take(slice(start, start + size))
 
 
 def _tensor(column: np.ndarray | None) -> Any:

@@ -19,7 +19,15 @@ DICTS = {
     "METRICS": "palate.evaluation.metrics",
     "SPLITS": "palate.data.split",
     "SOURCES": "palate.data.sources",
+    "PROTOCOLS": "palate.evaluation.protocols",
 }
+
+MORE = {
+    "MODELS": ["needs", "answers"],
+    "METRICS": ["cut-off", "better"],
+    "PROTOCOLS": ["as in", "first metrics"],
+}
+"""The further columns of a table; `more` fills them."""
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -32,7 +40,7 @@ def table(name: str) -> str:
     """One row for each entry of a dict of the code."""
     entries = getattr(import_module(DICTS[name]), name)
     rows = [(f"`{key}`", headline(entry), *more(name, entry)) for key, entry in entries.items()]
-    heads = ["name", "what", *{"MODELS": ["needs", "answers"], "METRICS": ["cut-off", "better"]}.get(name, [])]
+    heads = ["name", "what", *MORE.get(name, [])]
     return "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *rows])
 
 
@@ -47,6 +55,8 @@ def more(name: str, entry: Any) -> list[str]:
     """The further columns of a table."""
     if name == "MODELS":
         return [words(entry.needs), words(entry.answers)]
+    if name == "PROTOCOLS":
+        return [entry.paper, ", ".join(f"`{metric}`" for metric in entry.metrics[:3])]
     return [entry.cut, entry.better or "neither"] if name == "METRICS" else []
 
 

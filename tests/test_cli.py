@@ -23,7 +23,9 @@ from cyclopts import App
 from palate.cli import COMMANDS as NAMES
 from palate.cli import app, main
 from palate.cli.show import short, table
+from palate.data.dataset import Dataset
 from palate.data.synthetic import synthetic
+from palate.evaluation.protocols import PROTOCOLS, prepare
 from palate.models import MODELS
 from palate.recommender import Recommender
 from test_artifact import files_no_larger_than
@@ -96,7 +98,7 @@ def test_every_help_runs(words: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_every_option_has_a_help_text(words: tuple[str, ...]) -> None:
     found = flags(words)
-    assert found or words == ("data", "sources")
+    assert found or words in (("data", "sources"), ("data", "protocols"))
     assert not [names for names, text in found if len(text) < 8]
 
 
@@ -224,6 +226,56 @@ def test_a_flag_goes_before_the_file_and_the_file_before_the_default(tmp_path: P
     done = palate("evaluate", tmp_path / "run")
     assert (done.code, done.out) == (2, "")
     assert "holds no test part; name data to evaluate on" in done.err
+
+
+def test_a_run_under_a_protocol_is_judged_by_it(tmp_path: Path) -> None:
+    words = ["train", "popularity", "synthetic-3000", "--out", tmp_path / "run"]
+    done = palate(*words, "--protocol", "strong-generalisation")
+    assert done.code == 0, done.err
+    assert "min_rating 4:" in done.out
+    judged = palate("evaluate", tmp_path / "run").out
+    assert re.search("^ndcg@100 .*^capped_recall@20 ", judged, re.MULTILINE | re.DOTALL)
+    assert re.findall("protocol (\\w{12})", judged) == [
+        prepare("strong-generalisation", Dataset.load("synthetic-3000")).protocol.hash
+    ]
+    again = palate("train", "popularity", "--config", tmp_path / "run" / "train.json", "--out", tmp_path / "again")
+    assert again.code == 0, again.err
+    assert palate("evaluate", tmp_path / "again").out.split("\n\n")[:2] == judged.split("\n\n")[:2]
+    asked = palate("evaluate", tmp_path / "run", "--metric", "hit@3").out
+    assert "ndcg@100" not in asked
+
+
+def test_a_split_in_words_is_in_the_protocol(tmp_path: Path) -> None:
+    for name, words in {"a": [], "b": ["--valid", "0.1"], "c": ["--test", "0.2"], "d": ["--min-user", "2"]}.items():
+        done = palate("train", "popularity", "synthetic-1000", "--split", "random", *words, "--out", tmp_path / name)
+        assert done.code == 0, done.err
+    found = {name: json.loads((tmp_path / name / "protocol.json").read_text()) for name in "abcd"}
+    assert found["a"] == found["b"]
+    assert found["a"]["split_options"] == [["seed", 0], ["test", 0.1], ["valid", 0.1]]
+    assert found["c"]["split_options"] == [["seed", 0], ["test", 0.2], ["valid", 0.1]]
+    assert found["d"]["filters"] == ["min_user 2"]
+
+
+def test_a_run_under_given_candidates_needs_their_file_once_more(tmp_path: Path) -> None:
+    rows = synthetic(1000).interactions
+    rows.write_csv(tmp_path / "rows.csv")
+    file = rows.sort("timestamp").group_by("user_id").agg(pl.last("item_id")).sort("user_id")
+    file.with_columns(negatives=pl.lit(rows["item_id"].unique().to_list())).write_parquet(tmp_path / "lists.parquet")
+    words = ["train", "popularity", tmp_path / "rows.csv", "--protocol", "ncf", "--out", tmp_path / "run"]
+    assert "give the file of held-out rows and candidates" in palate(*words).err
+    done = palate(*words, "--given", tmp_path / "lists.parquet")
+    assert done.code == 0, done.err
+    assert "name their file: --given FILE" in palate("evaluate", tmp_path / "run").err
+    test = palate("evaluate", tmp_path / "run", "--given", tmp_path / "lists.parquet")
+    valid = palate("evaluate", tmp_path / "run", "--part", "valid")
+    for judged in (test, valid):
+        assert judged.code == 0, judged.err
+        assert "hit@10" in judged.out
+
+
+def test_data_protocols() -> None:
+    told = palate("data", "protocols").out
+    assert re.findall("^([\\w-]+)  ", told, re.MULTILINE) == ["name", *PROTOCOLS]
 
 
 @pytest.mark.parametrize(

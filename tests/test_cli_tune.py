@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from palate.cli import main
+from palate.data.dataset import Dataset
+from palate.data.synthetic import synthetic
+from palate.evaluation.protocols import prepare
 
 pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'palate[tune]'")
 
@@ -51,6 +55,9 @@ def test_a_rating_metric_orders_lowest_first_and_names_who_cannot(
         (["--models", "ease", "--seeds", "0"], "must be at least 1"),
         (["--models", "ease", "--valid", "0"], "settings are chosen on the valid part"),
         (["--models", "ease", "--metric", "ndgc@10"], "ndcg"),
+        (["--models", "ease", "--protocol", "anelli", "--min-user", "3"], "leave out --split, --min-user"),
+        (["--models", "ease", "--given", "x"], "--given is a file for a --protocol"),
+        (["--models", "ease", "--fold", "2"], "the split 'random' has no --fold"),
     ],
 )
 def test_bad_input_is_one_message(
@@ -58,3 +65,29 @@ def test_bad_input_is_one_message(
 ) -> None:
     assert run("compare", *DATA, *words, "--budget", "1", "--out", str(tmp_path / "out")) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.timeout(240)
+def test_compare_under_a_protocol_of_given_candidates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = synthetic(1000).interactions
+    rows.write_csv(tmp_path / "rows.csv")
+    last = rows.sort("timestamp").group_by("user_id", maintain_order=True).agg(pl.last("item_id"))
+    last.with_columns(negatives=pl.lit(rows["item_id"].unique().sort()[:30].to_list())).write_parquet(
+        tmp_path / "f.parquet"
+    )
+    words = ["--protocol", "ncf", "--given", str(tmp_path / "f.parquet"), "--models", "popularity,ease"]
+    how = ["--budget", "1", "--seeds", "1", "--out", str(tmp_path / "out")]
+    assert run("compare", str(tmp_path / "rows.csv"), *words, *how) == 0
+    said = capsys.readouterr().out
+    assert "protocol ncf: one held-out row of each user" in said
+    assert "ndcg@10" in said[said.index("\nmodel") :]
+    assert "novelty@10" not in said
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    given = prepare("ncf", Dataset.read(tmp_path / "rows.csv"), given=tmp_path / "f.parquet")
+    assert f"Protocol {given.protocol.hash}." in report
+
+
+def test_tune_under_a_protocol_goes_by_its_headline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--protocol", "strong-generalisation", "--trials", "1", "--out", str(tmp_path)]
+    assert run("tune", "ease", "synthetic-3000", *words) == 0
+    assert "best ndcg@100 on valid" in capsys.readouterr().out

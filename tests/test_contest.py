@@ -50,6 +50,15 @@ def test_a_contest_tunes_judges_compares_and_goes_on_where_it_stopped(parts: Spl
         contest(parts, ["popularity"], 2, tmp_path, protocol=Protocol(seed=9))
 
 
+@pytest.mark.timeout(240)
+def test_a_blend_is_of_those_before_it_as_they_were_tuned(parts: Split, tmp_path: Path) -> None:
+    found = contest(parts, ["puresvd", "popularity", "blend"], 2, tmp_path, protocol=PROTOCOL, seeds=(0,))
+    blend = found.entries["blend"]
+    assert [member.model for member in blend.tuned.config.each()] == ["puresvd", "popularity"]
+    assert blend.tuned.config.each()[0].config == found.entries["puresvd"].tuned.config
+    assert blend.tuned.value >= found.entries["puresvd"].tuned.value - 1e-9
+
+
 def test_the_mean_over_seeds_is_the_mean_of_each_user(parts: Split) -> None:
     runs = []
     for seed in (0, 1):

@@ -21,7 +21,7 @@ HELD_OUT = {"new-users", "strong-generalisation"}
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "temporal": [{}],
     "random": [{}],
-    "per-user": [{}],
+    "per-user": [{}, {"rounding": "up"}],
     "leave-last-out": [{"valid": 1}, {"valid": 2, "test": 2}],
     "k-fold": [{"k": 3, "fold": 2}],
     "given": [{"parts": "names"}, {"parts": "folds", "fold": 0}],

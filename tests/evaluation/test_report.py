@@ -129,11 +129,31 @@ def test_one_model_alone(evaluations):
     assert not any(isinstance(b, Heading) and b.text in ("Comparison", "Learning curves") for b in blocks)
 
 
-def test_many_models_go_down_the_page(evaluations):
+def test_models_go_down_the_page_and_metrics_across_headline_first(evaluations):
     models = {f"model {i}": evaluations["bad"] for i in range(14)}
-    table = next(b for b in content(Report(title="", evaluations=models), pictures=False) if isinstance(b, Cells))
-    assert [row[0] for row in table.rows] == list(models)
-    assert table.header[1] == "ndcg@10"
+    report = Report(title="", evaluations=models, metric="hit@10")
+    tables = [b for b in content(report, pictures=False) if isinstance(b, Cells)][:3]
+    assert [row[0] for row in tables[0].rows] == list(models)
+    assert [table.header[:3] for table in tables] == [
+        ["what is found", "hit@10", "ndcg@10"],
+        ["what is listed", "coverage@10", "gini@10"],
+        ["ratings", "rmse", "mae"],
+    ]
+    assert sum(len(table.header) - 1 for table in tables) == len(evaluations["bad"].estimates)
+    assert {len(table.rows) for table in tables} == {14}
+
+
+def test_the_best_of_each_column_is_marked_and_models_without_ratings_are_not_in_their_table(evaluations):
+    tables = list(content(Report(title="", evaluations=evaluations, metric="rmse"), pictures=False))[2:5]
+    assert tables[0].header == ["ratings", "rmse", "mae"]
+    assert [row[0] for row in tables[0].rows] == ["bad"]
+    assert not tables[0].best
+    lists = tables[1]
+    assert [row[0] for row in lists.rows] == ["bad", EVIL]
+    for column in range(1, len(lists.header)):
+        metric = lists.header[column]
+        better = max(("bad", EVIL), key=lambda name: evaluations[name].estimates[metric].value)
+        assert (["bad", EVIL].index(better), column) in lists.best
 
 
 def test_a_baseline(evaluations):

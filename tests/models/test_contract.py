@@ -21,6 +21,7 @@ from palate.models import MODELS
 from palate.models.autorec import AutoRecConfig, IAutoRec, UAutoRec
 from palate.models.base import GradientModel, Model
 from palate.models.bayes_mf import BayesMF, BayesMFConfig
+from palate.models.blend import Blend, BlendConfig, Member
 from palate.models.cdae import CDAE, CDAEConfig
 from palate.models.ials import IALS, IALSConfig
 from palate.models.knn import ItemKNN, KNNConfig, UserKNN
@@ -28,6 +29,9 @@ from palate.models.mf import MF, MFConfig
 from palate.models.multvae import MultDAE, MultDAEConfig, MultVAE, MultVAEConfig
 from palate.models.puresvd import PureSVD, PureSVDConfig
 from palate.models.recvae import RecVAE, RecVAEConfig
+from palate.models.sparse_ease import SparseEASE, SparseEASEConfig
+from palate.models.sparsefc import SparseFC, SparseFCConfig
+from palate.models.svdpp import SVDpp, SVDppConfig
 from palate.testing import CHECKS, Case, golden, planted
 from palate.training.loop import Epoch, Job
 
@@ -57,6 +61,24 @@ CASES: dict[str, Case] = {name: Case(model) for name, model in MODELS.items()} |
     "u-autorec": Case(UAutoRec, AutoRecConfig(dim=16, reg=5.0), LONGER),
     "i-autorec": Case(IAutoRec, AutoRecConfig(dim=16, reg=5.0), LONGER),
     "bayes-mf": Case(BayesMF, BayesMFConfig(dim=4, features=4, warmup=10, samples=5, thin=2)),
+    "sparse-ease": Case(SparseEASE, SparseEASEConfig(reg=10.0, k=20)),
+    "sparsefc": Case(SparseFC, SparseFCConfig(dim=16, reg=1.0, dropout=0.2), LONGER),
+    "svdpp": Case(SVDpp, SVDppConfig(dim=8, reg=0.4), Training(epochs=10, batch_size=256, lr=0.05)),
+    "svdpp-time": Case(
+        SVDpp,
+        SVDppConfig(dim=8, reg=0.4, time=True, item_bins=3, sessions=4),
+        Training(epochs=10, batch_size=256, lr=0.05),
+    ),
+    "blend": Case(Blend, BlendConfig(members=("ease", "itemknn"))),
+    "blend-ratings": Case(
+        Blend,
+        BlendConfig(
+            members=(
+                "bias",
+                Member(model="bayes-mf", config=BayesMFConfig(dim=4, features=4, warmup=10, samples=5, thin=2)),
+            )
+        ),
+    ),
 }
 
 # Training loss of the first two epochs on `planted()`. Whoever changes them on purpose writes the new ones here.
@@ -75,6 +97,9 @@ GOLDEN: dict[str, tuple[float, float]] = {
     "recvae": (54.52592, 52.90554),
     "u-autorec": (1.12067, 0.99512),
     "i-autorec": (1.18238, 1.06203),
+    "sparsefc": (1.08238, 1.02691),
+    "svdpp": (1.29961, 0.78407),
+    "svdpp-time": (2.43005, 1.98766),
 }
 
 

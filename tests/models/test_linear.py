@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import polars as pl
 import pytest
@@ -10,12 +12,15 @@ import torch
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.ragged import Ragged
 from palate.errors import DataError, TrainingError
+from palate.models import conjugate, sparse_ease
+from palate.models.conjugate import Regressions
 from palate.models.ease import EASE, EDLAE, EASEConfig, EDLAEConfig, interactions, item_weights
 from palate.models.ials import IALS, IALSConfig
 from palate.models.knn import ItemKNN, KNNConfig, UserKNN
 from palate.models.normal_equations import like_lengths, normal_equations
 from palate.models.puresvd import PureSVD, PureSVDConfig
 from palate.models.rp3beta import RP3beta, RP3betaConfig
+from palate.models.sparse_ease import SparseEASE, SparseEASEConfig
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +62,64 @@ def test_ease_is_the_ridge_regression_of_each_item_on_the_others(data: Dataset, 
 
 
 def test_ease_says_what_does_not_fit_and_what_to_use_instead() -> None:
-    with pytest.raises(DataError, match=r"GB of memory .* use ials"):
+    with pytest.raises(DataError, match=r"GB of memory .* use sparse-ease"):
         EASE(EASEConfig(), Spec(n_users=10, n_items=3_000_000))
 
 
 def test_a_singular_matrix_is_one_clear_error() -> None:
     with pytest.raises(TrainingError, match="larger reg"):
         item_weights(np.asfortranarray(np.full((3, 3), -1.0, np.float32)), np.zeros(3))
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole gram", "by product"])
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_sparse_ease_on_all_items_is_ease(data: Dataset, monkeypatch, whole: bool, dropout: float) -> None:
+    monkeypatch.setattr(sparse_ease, "DENSE", 1.0 if whole else 0.0)
+    ease = EDLAE(EDLAEConfig(reg=7.0, dropout=dropout), data.spec)
+    model = SparseEASE(SparseEASEConfig(reg=7.0, dropout=dropout, k=data.n_items), data.spec)
+    for each in (ease, model):
+        each.fit(data)
+    torch.testing.assert_close(model.score(everyone(data)), ease.score(everyone(data)), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole gram", "by product"])
+@pytest.mark.parametrize("numbers", [1, 100, 2**25])
+def test_sparse_ease_is_the_ridge_regression_on_the_neighbours(
+    data: Dataset, dense: np.ndarray, monkeypatch, whole: bool, numbers: int
+) -> None:
+    monkeypatch.setattr(sparse_ease, "DENSE", 1.0 if whole else 0.0)
+    monkeypatch.setattr(sparse_ease, "VALUES", numbers)
+    monkeypatch.setattr(sparse_ease, "SQUARES", numbers)
+    near, weight = sparse_ease.regressions(data, SparseEASEConfig(reg=3.0, dropout=0.0, k=6))
+    gram = dense.T @ dense
+    for item in range(data.n_items):
+        gain = gram[item] ** 2 / (np.diag(gram) + 3.0)
+        gain[item] = -1
+        mine = near[item]
+        assert item not in mine
+        np.testing.assert_allclose(np.sort(gain[mine]), np.sort(gain)[-6:])
+        by_hand = np.linalg.solve(gram[np.ix_(mine, mine)] + 3.0 * np.eye(6), gram[mine, item])
+        np.testing.assert_allclose(weight[item], by_hand, atol=1e-5)
+
+
+def test_sparse_ease_never_holds_the_item_item_matrix(monkeypatch) -> None:
+    monkeypatch.setattr(sparse_ease, "DENSE", 0.0)
+    monkeypatch.setattr(sparse_ease, "VALUES", 2**20)
+    rng = np.random.default_rng(5)
+    frame = pl.DataFrame(
+        {"user_id": rng.integers(0, 4000, 40_000), "item_id": rng.permutation(np.arange(40_000) % 5000)}
+    )
+    large = Dataset.from_frame(frame.unique())
+    tracemalloc.start()
+    sparse_ease.regressions(large, SparseEASEConfig(k=10))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * large.n_items**2 / 3
+
+
+def test_a_small_matrix_that_cannot_be_solved_is_one_clear_error() -> None:
+    with pytest.raises(TrainingError, match="larger reg"):
+        sparse_ease._solve(torch.full((1, 3, 3), -1.0), torch.zeros(1, 3), torch.ones(1, 3))
 
 
 def test_ials_solves_each_user_exactly(data: Dataset, dense: np.ndarray) -> None:
@@ -75,6 +131,40 @@ def test_ials_solves_each_user_exactly(data: Dataset, dense: np.ndarray) -> None
         left = items.T @ (np.diag(seen) + 0.3 * np.eye(data.n_items)) @ items
         left += 0.02 * (seen.sum() + 0.3 * data.n_items) * np.eye(5)
         np.testing.assert_allclose(model.user[user].numpy(), np.linalg.solve(left, items.T @ seen), atol=1e-4)
+
+
+@pytest.mark.parametrize("values", [5, 2**22], ids=["a row at a time", "all at once"])
+def test_a_round_comes_close_to_the_exact_answers(data: Dataset, dense: np.ndarray, monkeypatch, values: int) -> None:
+    monkeypatch.setattr(conjugate, "VALUES", values)
+    generator = torch.Generator().manual_seed(4)
+    vectors, start = (
+        torch.randn(data.n_items, 5, generator=generator),
+        torch.randn(data.n_users, 5, generator=generator),
+    )
+    shared, strength = 0.3 * vectors.T @ vectors, torch.rand(data.n_users, generator=generator) + 1
+    q = vectors.double().numpy()
+    exact = np.stack(
+        [
+            np.linalg.solve(q.T @ (np.diag(seen) + 0.3 * np.eye(len(q))) @ q + float(s) * np.eye(5), q.T @ seen)
+            for seen, s in zip(dense, strength, strict=True)
+        ]
+    )
+    regressions = Regressions(data.histories, data.n_items, 5)
+    found, far = start, np.linalg.norm(start.numpy() - exact)
+    for _ in range(4):
+        found = regressions.improve(found, vectors, shared, strength)
+        near = np.linalg.norm(found.numpy() - exact)
+        assert near < 0.2 * far
+        far = near
+    np.testing.assert_allclose(found.numpy(), exact, atol=1e-4)
+
+
+def test_a_row_without_members_gets_zeros() -> None:
+    rows = Ragged.of([[0, 1], [], [2]])
+    vectors = torch.randn(3, 2, generator=torch.Generator().manual_seed(1))
+    found = Regressions(rows, 3, 2).improve(torch.ones(3, 2), vectors, vectors.T @ vectors, torch.ones(3))
+    assert bool((found[1] == 0).all())
+    assert bool((found[[0, 2]] != 0).any(1).all())
 
 
 def test_ials_lowers_its_objective_round_by_round(data: Dataset, dense: np.ndarray) -> None:
@@ -101,6 +191,7 @@ def test_ials_and_ease_answer_a_known_history_as_they_answer_its_owner(data: Dat
     for model in (
         IALS(IALSConfig(dim=6), data.spec),
         EASE(EASEConfig(), data.spec),
+        SparseEASE(SparseEASEConfig(reg=2.0, k=5), data.spec),
         PureSVD(PureSVDConfig(dim=4), data.spec),
     ):
         model.fit(data)

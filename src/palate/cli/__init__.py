@@ -16,7 +16,7 @@ from palate.errors import PalateError
 
 COMMANDS = {
     "demo": ("demo", "The whole way on MovieLens-100K: train, evaluate beside baselines, recommend, report."),
-    "data": ("data", "Look at a table, list the known data sets, fetch one."),
+    "data": ("data", "Look at a table, list the known data sets and protocols, fetch a data set."),
     "train": ("train", "Train a model on a table; one subcommand for each model."),
     "tune": ("tune", "Search a model's settings on the valid part."),
     "compare": ("tune", "Several models under one protocol and one tuning budget, with a report."),

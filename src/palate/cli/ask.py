@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,11 +12,13 @@ import polars as pl
 from cyclopts import Parameter
 
 from palate import artifact
-from palate.cli.options import Beside, Flat, Reading, Switch, dataset
+from palate.cli.options import PROTOCOL, Beside, Flat, Reading, Switch, dataset
 from palate.cli.show import short, table
 from palate.data.dataset import Dataset
+from palate.data.given import read_candidates
 from palate.errors import ConfigError
 from palate.evaluation.evaluate import evaluate as judge
+from palate.evaluation.protocol import Protocol, given_candidates
 from palate.models import MODELS
 from palate.recommender import Recommender
 
@@ -26,6 +29,7 @@ def evaluate(
     *,
     part: Literal["test", "valid"] = "test",
     metric: list[str] | None = None,
+    given: str | None = None,
     reading: Annotated[Reading, Flat] = Reading(),  # noqa: B008
 ) -> None:
     """Judge a trained recommender on the part it was not trained on, or on other data.
@@ -34,7 +38,8 @@ def evaluate(
         run: Folder that `palate train` or `Recommender.save` wrote.
         data: Other interactions with the same ids: a file, a data set's name, or a query. Default: the held-out part.
         part: Which held-out part.
-        metric: A metric, for example ndcg@10; may be given several times. Default: all that suit model and data.
+        metric: A metric, for example ndcg@10; may be given several times. Default: the protocol's, or all that suit.
+        given: File of held-out rows and candidates, for a run under the protocol ncf.
         reading: How DATA is read.
     """
     if data is not None:
@@ -43,7 +48,17 @@ def evaluate(
     whole = artifact.read(run, MODELS)
     if part not in whole.parts or not len(whole.parts[part]):
         raise ConfigError(f"{run} holds no {part} part; name data to evaluate on: palate evaluate {run} DATA")
-    print(judge(whole.model, whole.parts[part], metric, name=whole.name))
+    held = whole.parts[part]
+    path = run / PROTOCOL
+    how = Protocol.from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Protocol()
+    lists = None
+    if part == "test" and how.candidates == "given":
+        if given is None:
+            raise ConfigError(f"{run} was held out with given candidates; name their file: --given FILE")
+        lists = given_candidates(held, read_candidates(given, held))
+    elif how.candidates == "given":
+        how = replace(how, candidates="full")
+    print(judge(whole.model, held, metric, candidates=lists, protocol=how, name=whole.name))
 
 
 def recommend(

@@ -1,4 +1,4 @@
-"""`palate data inspect | sources | fetch`."""
+"""`palate data inspect | sources | protocols | fetch`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from palate.cli.options import Flat, Reading
 from palate.cli.show import table
 from palate.data.sources import SOURCES, load_tables
 from palate.data.table import inspect as inspect_table
+from palate.evaluation.protocols import PROTOCOLS
 
-data = App(name="data", help="Look at a table, list the known data sets, fetch one.")
+data = App(name="data", help="Look at a table, list the known data sets and protocols, fetch a data set.")
 
 
 @data.command
@@ -33,6 +34,12 @@ def inspect(file: str, *, reading: Annotated[Reading, Flat] = Reading()) -> None
 def sources() -> None:
     """The data sets that palate knows by name."""
     print(table(["name", "what"], [[name, source] for name, source in SOURCES.items()]))
+
+
+@data.command
+def protocols() -> None:
+    """The published ways of judging that `--protocol` of train, tune and compare takes."""
+    print(table(["name", "as in", "what"], [[name, how.paper, how.what] for name, how in PROTOCOLS.items()]))
 
 
 @data.command

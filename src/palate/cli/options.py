@@ -17,14 +17,18 @@ from cyclopts.config import Dict
 from palate.data.dataset import Dataset
 from palate.data.filters import filter_interactions
 from palate.data.sources import SOURCES, load_tables
-from palate.data.split import SPLITS, Split
+from palate.data.split import SPLITS
 from palate.data.table import Duplicates, Tables, read_interactions, read_side
 from palate.errors import ConfigError
+from palate.evaluation.protocol import Protocol
+from palate.evaluation.protocols import Prepared, prepare
 
 Flat = Parameter(name="*")
 """The fields of a dataclass as flags without a prefix."""
 Switch = Parameter(negative="")
 """A flag without a `--no-` form."""
+PROTOCOL = "protocol.json"
+"""In a run's folder: how `palate evaluate` judges its test part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,33 +124,74 @@ def dataset(data: str, reading: Reading, beside: Beside) -> Dataset:
 class Splitting:
     """How a data set is split."""
 
-    split: str = "temporal"
-    """temporal (the latest are held out; needs times), random, per-user, leave-last-out, k-fold, new-users, new-items,
-    strong-generalisation; none trains on everything."""
+    split: str | None = None
+    """temporal (the default: the latest are held out; needs times), random, per-user, leave-last-out, k-fold,
+    new-users, new-items, strong-generalisation; none trains on everything."""
     valid: float | None = None
     """Share that chooses the epoch (leave-last-out: rows of each user); 0 for none; default: 0.1, or 1 row."""
     test: float | None = None
     """Share held out for `palate evaluate`, likewise."""
+    protocol: str | None = None
+    """In place of filters and split: a published protocol, which also says metrics and candidates (`palate data
+    protocols` lists them)."""
+    fold: int | None = None
+    """Which fold, of a protocol or of k-fold; default: the first."""
+    given: str | None = None
+    """File that a protocol needs. ncf: held-out rows with their candidates; u1 and 5fold: MovieLens-100K's zip, where
+    it cannot be fetched."""
 
-    def parts(self, data: Dataset, seed: int) -> Split | None:
-        """The parts; None where everything is to train on."""
+    def prepared(self, data: Dataset, filters: tuple[str, ...], seed: int) -> Prepared | None:
+        """The parts, and how they are judged; None where everything is to train on.
+
+        Args:
+            data: What is split.
+            filters: What was removed from it, in words.
+            seed: Of the split.
+        """
+        if self.protocol is not None:
+            return prepare(self.protocol, data, seed=seed, fold=self.fold, given=self.given)
+        split = self.split or "temporal"
         names = [name for name in SPLITS if name != "given"]
-        if self.split == "none":
+        if split == "none":
             return None
-        if self.split not in names:
-            raise ConfigError(f"there is no split {self.split!r}; choose one of {', '.join([*names, 'none'])}")
-        rule = inspect.signature(SPLITS[self.split]).parameters
-        shares = {name: getattr(self, name) for name in ("valid", "test") if getattr(self, name) is not None}
-        for name, share in shares.items():
+        if split not in names:
+            raise ConfigError(f"there is no split {split!r}; choose one of {', '.join([*names, 'none'])}")
+        rule = inspect.signature(SPLITS[split]).parameters
+        options = {name: getattr(self, name) for name in ("valid", "test", "fold") if getattr(self, name) is not None}
+        for name, value in options.items():
             if name not in rule:
-                raise ConfigError(f"the split {self.split!r} has no --{name}")
+                raise ConfigError(f"the split {split!r} has no --{name}")
             if isinstance(rule[name].default, int):
-                if share != int(share):
-                    raise ConfigError(
-                        f"--{name} {share} of the split {self.split!r} is a number of rows, so a whole number"
-                    )
-                shares[name] = int(share)
-        return data.split(self.split, seed=seed, **shares)
+                if value != int(value):
+                    raise ConfigError(f"--{name} {value} of the split {split!r} is a number of rows, so a whole number")
+                options[name] = int(value)
+        defaults = {name: option.default for name, option in rule.items() if option.default is not option.empty}
+        options = defaults | options | {"seed": seed}
+        how = Protocol(filters=filters, split=split, split_options=tuple(sorted(options.items())))
+        return Prepared(parts=data.split(split, **options), protocol=how)
+
+
+def prepared(
+    data: str, reading: Reading, beside: Beside, splitting: Splitting, seed: int
+) -> tuple[Dataset, Prepared | None]:
+    """The data set that an argument `DATA` names, whole and split.
+
+    Raises:
+        ConfigError: Filters or a split beside a protocol, which has its own.
+    """
+    limits = {name: getattr(beside, name) for name in ("min_rating", "min_user", "min_item")}
+    filters = tuple(f"{name} {limit:g}" for name, limit in limits.items() if limit)
+    if splitting.protocol is not None:
+        ours = [name for name in ("split", "valid", "test") if getattr(splitting, name) is not None]
+        twice = [f"--{name.replace('_', '-')}" for name in [*ours, *(name for name, limit in limits.items() if limit)]]
+        if twice:
+            raise ConfigError(
+                f"--protocol {splitting.protocol} has its own filters and split: leave out {', '.join(twice)}"
+            )
+    elif splitting.given is not None:
+        raise ConfigError("--given is a file for a --protocol; name one (palate data protocols)")
+    whole = dataset(data, reading, beside)
+    return whole, splitting.prepared(whole, filters, seed)
 
 
 def _check_name(data: str, connection: str | None) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from palate.artifact import check_place
-from palate.cli.options import Beside, Flat, Reading, Splitting, Switch, dataset, from_file
+from palate.cli.options import PROTOCOL, Beside, Flat, Reading, Splitting, Switch, from_file, prepared
 from palate.config import Training, to_dict
 from palate.data.dataset import Dataset
 from palate.data.split import Split
@@ -42,9 +42,9 @@ def run(
     """Read, split, train, save; see `palate train MODEL --help`."""
     check_place(out)
     seed = training.seed if seed is None else seed
-    whole = dataset(data, reading, beside)
+    whole, ready = prepared(data, reading, beside, splitting, seed)
+    parts = None if ready is None else ready.parts
     print(f"{data}: {len(whole):,} interactions of {whole.n_users:,} users and {whole.n_items:,} items")
-    parts = splitting.parts(whole, seed)
     for note in (*whole.notes, *(() if parts is None else parts.notes)):
         print(f"  {note}")
     checkpoint = out.with_name(f"{out.name}.checkpoint")
@@ -54,6 +54,8 @@ def run(
     recommender.save(out, {} if parts is None else {"valid": parts.valid, "test": parts.test})
     settings = {"data": data, **_given(reading), **_given(beside), **_given(splitting), "seed": seed, **to_dict(config)}
     (out / SETTINGS).write_text(json.dumps(settings | {"training": to_dict(training)}, indent=1), encoding="utf-8")
+    if ready is not None:
+        (out / PROTOCOL).write_text(json.dumps(ready.protocol.to_dict(), indent=1), encoding="utf-8")
     shutil.rmtree(checkpoint, ignore_errors=True)
     print(_summary(recommender, out, held_out=parts is not None))
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from palate.cli.options import Beside, Flat, Reading, Splitting, dataset
+from palate.cli.options import Beside, Flat, Reading, Splitting, prepared
 from palate.cli.show import table
 from palate.config import Training
-from palate.data.parts import Split
 from palate.errors import ConfigError
 from palate.evaluation import report
+from palate.evaluation.protocols import Prepared
 from palate.evaluation.report import Report
 from palate.tune import Contest, Trial
 from palate.tune import contest as run_contest
@@ -39,7 +40,10 @@ def tune(
         out: Folder for the study and the best settings.
         seed: Of the search and of the split.
     """
-    parts = _parts(data, reading, beside, splitting, seed)
+    ready = _ready(data, reading, beside, splitting, seed)
+    parts = ready.parts
+    if splitting.protocol is not None and training.monitor == "auto":
+        training = replace(training, monitor=ready.protocol.metrics[0])
 
     def told(trial: Trial) -> None:
         print(f"  trial {trial.number + 1}: {trial.state if trial.value is None else f'{trial.value:.4f}'}")
@@ -58,7 +62,7 @@ def compare(
     models: str = "neumf,mf,ease,ials,itemknn,popularity",
     budget: int = 10,
     seeds: int = 3,
-    metric: str = "ndcg@10",
+    metric: str | None = None,
     out: Path,
     reading: Annotated[Reading, Flat] = Reading(),  # noqa: B008
     beside: Annotated[Beside, Flat] = Beside(),  # noqa: B008
@@ -73,17 +77,30 @@ def compare(
         models: Names, with commas between.
         budget: Sets of settings each model may try.
         seeds: Final runs of each model.
-        metric: The headline, which also chooses settings and epochs.
+        metric: The headline, which also chooses settings and epochs; default: the protocol's first, or ndcg@10.
         out: Folder for study, results and report; the same command goes on where it was stopped.
         seed: Of the split.
     """
     if seeds < 1 or budget < 1:
         raise ConfigError(f"--seeds {seeds} --budget {budget}: both must be at least 1")
-    parts = _parts(data, reading, beside, splitting, seed)
+    ready = _ready(data, reading, beside, splitting, seed)
+    parts, protocol = ready.parts, ready.protocol
+    metric = metric or protocol.metrics[0]
+    if splitting.protocol is None:
+        protocol = replace(protocol, metrics=tuple(dict.fromkeys((metric, *protocol.metrics))))
     for note in parts.notes:
         print(f"  {note}")
     found = run_contest(
-        parts, models.split(","), budget, out, training=training, seeds=range(seeds), metric=metric, on_news=print
+        parts,
+        models.split(","),
+        budget,
+        out,
+        protocol=protocol,
+        candidates=ready.candidates,
+        training=training,
+        seeds=range(seeds),
+        metric=metric,
+        on_news=print,
     )
     records = {name: entry.epochs for name, entry in found.entries.items()}
     notes = (*parts.notes, *(f"{name} could not take part: {fault}" for name, fault in found.faults.items()))
@@ -104,7 +121,9 @@ def compare(
 def results(found: Contest, names: Sequence[str]) -> str:
     """The contest as an aligned table, in the order of `names`."""
     evaluations = found.evaluations
-    columns = dict.fromkeys((found.metric, "recall@10", "coverage@10", "gini@10", "novelty@10"))
+    measured = evaluations[names[0]].protocol.metrics
+    usual = measured if len(measured) <= 5 else ("recall@10", "coverage@10", "gini@10", "novelty@10")
+    columns = dict.fromkeys((found.metric, *usual))
     shown = [metric for metric in columns if metric in evaluations[names[0]].estimates]
     rows = []
     for name in names:
@@ -127,8 +146,8 @@ def traces(found: Contest) -> list[str]:
     return lines
 
 
-def _parts(data: str, reading: Reading, beside: Beside, splitting: Splitting, seed: int) -> Split:
-    parts = splitting.parts(dataset(data, reading, beside), seed)
-    if parts is None or not len(parts.valid):
+def _ready(data: str, reading: Reading, beside: Beside, splitting: Splitting, seed: int) -> Prepared:
+    _, ready = prepared(data, reading, beside, splitting, seed)
+    if ready is None or not len(ready.parts.valid):
         raise ConfigError("settings are chosen on the valid part: name a --split, with a --valid above 0")
-    return parts
+    return ready

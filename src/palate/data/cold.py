@@ -49,18 +49,26 @@ def new_users(
 
 
 def strong_generalisation(
-    data: Dataset, *, valid: float = 0.1, test: float = 0.1, fold_in: float = 0.8, seed: int = 0
+    data: Dataset,
+    *,
+    valid: float = 0.1,
+    test: float = 0.1,
+    fold_in: float = 0.8,
+    drop_new_items: bool = False,
+    seed: int = 0,
 ) -> Split:
     """Users at random, entirely out of train; a random share of each one's rows is its history (Liang et al. 2018).
 
     Train is all rows of the other users. `floor((1 - fold_in) * n)` of a held-out user's n rows are to be found, at
-    least one. (Liang et al. also drop held-out rows of items that train lacks; here they stay, and `notes` counts
-    them.)
+    least one.
 
     Args:
         data: What is split.
         valid, test: Shares of the users; `valid=0` for none. Users with one row stay in train.
         fold_in: Share of a held-out user's rows that a model may see.
+        drop_new_items: Leave out held-out rows of items that train lacks, before a user's rows are cut in two, as Liang
+            et al. do; a user left with fewer than 1 / (1 - fold_in) rows then has nothing to be found. `notes` counts
+            both. Otherwise such rows stay.
         seed: Decides who, and which rows.
     """
     check_shares(valid, test)
@@ -69,8 +77,15 @@ def strong_generalisation(
     rng = np.random.default_rng(seed)
     counts = np.diff(data.offsets)
     group, notes = _held_out(counts, 2, valid, test, rng)
+    least = 1
+    if drop_new_items:
+        data, dropped = _of_known_items(data, group)
+        counts, notes, least = np.diff(data.offsets), (*notes, dropped), 0
     # The tiny addition keeps 0.2 * 5 from becoming 0.
-    targets = np.maximum(np.floor((1 - fold_in) * counts + 1e-9), 1).astype(np.int32)
+    targets = np.maximum(np.floor((1 - fold_in) * counts + 1e-9), least).astype(np.int32)
+    idle = int(((group > 0) & (targets == 0)).sum())
+    if idle:
+        notes = (*notes, f"strong-generalisation: {idle} held-out users have too few rows left for any to be found")
     rows = np.flatnonzero(group[data.user])
     user = data.user[rows]
     part = np.zeros(len(data), dtype=np.int8)
@@ -113,6 +128,16 @@ def random_places(user: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     place = np.empty(len(user), dtype=np.int32)
     place[order] = np.arange(len(user)) - np.repeat(starts, np.diff(starts, append=len(user)))
     return place
+
+
+def _of_known_items(data: Dataset, group: np.ndarray) -> tuple[Dataset, str]:
+    """Without held-out users' rows of items that nobody in train has; and how many these were."""
+    held = group[data.user] > 0
+    known = np.zeros(data.n_items, dtype=bool)
+    known[data.item[~held]] = True
+    new = held & ~known[data.item]
+    told = f"{int(new.sum())} of {int(held.sum())} held-out rows are of items that train lacks, and were dropped"
+    return data.take(~new), f"strong-generalisation: {told}"
 
 
 def _seen_or_target(group: np.ndarray, seen: np.ndarray) -> np.ndarray:

@@ -1,13 +1,16 @@
-"""The split somebody else made: a part or a fold for each row, as published with a data set."""
+"""The split somebody else made: a part or a fold for each row, as published with a data set; and candidate files."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from palate.data.dataset import Dataset
+from palate.data.formats import open_table
 from palate.data.parts import TEST, TRAIN, VALID, Split, assemble, check_shares
 from palate.errors import ConfigError, DataError
 
@@ -104,3 +107,87 @@ def _aligned(data: Dataset, frame: pl.DataFrame, column: str | None) -> tuple[pl
     unused = len(frame) - np.count_nonzero(np.bincount(place, minlength=1))
     notes = (f"given: {unused} pairs of the given parts are not in this data",) if unused else ()
     return frame[column or columns[0]][ours[place]], notes
+
+
+def held_out(data: Dataset, frame: pl.DataFrame) -> Split:
+    """The given rows are test; each user's last other row is valid, where that leaves one for train.
+
+    Args:
+        data: What is split.
+        frame: `user_id` and `item_id` of the held-out rows.
+
+    Raises:
+        DataError: Some of them are not in the data.
+    """
+    user, item = data.users.index(frame["user_id"]), data.items.index(frame["item_id"])
+    held = np.where((user < 0) | (item < 0), -1, user * data.n_items + item)
+    rows = data.user.astype(np.int64) * data.n_items + data.item
+    lost = np.flatnonzero(~np.isin(held, rows))
+    if len(lost):
+        who, what = frame["user_id"][int(lost[0])], frame["item_id"][int(lost[0])]
+        raise DataError(
+            f"{len(lost):,} of {len(frame):,} held-out rows are not in this data, for example user {who!r} and item "
+            f"{what!r}; the data must hold them, under the ids of the file"
+        )
+    part = np.where(np.isin(rows, held), TEST, TRAIN).astype(np.int8)
+    rest = np.flatnonzero(part == TRAIN)
+    last = rest[np.diff(data.user[rest], append=-1) != 0]
+    several = np.bincount(data.user[rest], minlength=data.n_users) > 1
+    part[last[several[data.user[last]]]] = VALID
+    return assemble(data, part, valid=0.0, advice="bring the rows that are not held out, too")
+
+
+def in_ids_of(data: Dataset, frame: pl.DataFrame) -> pl.DataFrame:
+    """`user_id`, `item_id`, `negatives` in the type of the data's ids, text or whole numbers, where they can be."""
+    user, item = data.users.ids.dtype, data.items.ids.dtype
+    types = {"user_id": user, "item_id": item, "negatives": pl.List(item)}
+    cast = [frame[name].cast(types[name], strict=False) for name in types if name in frame.columns]
+    return frame.with_columns(ids for ids in cast if ids.null_count() == frame[ids.name].null_count())
+
+
+def read_candidates(source: Any, data: Dataset) -> pl.DataFrame:
+    """Held-out rows with the items that compete with each.
+
+    Args:
+        source: A frame, Parquet or JSON lines with `user_id`, `item_id` and a list of item ids `negatives`; or a file
+            `*.negative` of He et al. 2017: lines of (user,item) and item ids, with tabs between.
+        data: What they are about; the ids become of its type.
+
+    Returns:
+        Columns `user_id`, `item_id`, `negatives` (a list); one row for each user.
+
+    Raises:
+        DataError: The file is not of these forms, or a user has two rows or no candidates.
+    """
+    if isinstance(source, (str, Path)) and Path(source).suffix == ".negative":
+        frame, label = _negative_file(Path(source)), str(source)
+    else:
+        table, names = open_table(source), ("user_id", "item_id", "negatives")
+        label, missing = table.label, [name for name in names if name not in table.names]
+        if missing:
+            raise DataError(f"{label} lacks {', '.join(missing)}; candidates need {', '.join(names)}")
+        frame = table.read(names, {})
+    if not isinstance(frame.schema["negatives"], pl.List):
+        raise DataError(f"negatives in {label} must be a list of item ids, not {frame.schema['negatives']}")
+    twice = frame.filter(pl.col("user_id").is_duplicated())
+    empty = frame.filter(pl.col("negatives").list.len().fill_null(0) == 0)
+    faults = [f"user {twice['user_id'][0]!r} has more than one held-out row"] if len(twice) else []
+    faults += [f"user {empty['user_id'][0]!r} has no candidates"] if len(empty) else []
+    if faults:
+        raise DataError.faults(label, faults)
+    return in_ids_of(data, frame)
+
+
+def _negative_file(path: Path) -> pl.DataFrame:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        found = re.fullmatch(r"\((\d+), ?(\d+)\)((?:\t\d+)*)\s*", line)
+        if found is None:
+            raise DataError(f"line {number} of {path} is not (user,item) and item ids with tabs between: {line[:60]!r}")
+        rows.append((int(found[1]), int(found[2]), [int(item) for item in found[3].split()]))
+    schema: dict[str, Any] = {"user_id": pl.Int64, "item_id": pl.Int64, "negatives": pl.List(pl.Int64)}
+    return pl.DataFrame(rows, schema=schema, orient="row")

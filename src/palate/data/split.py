@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -58,22 +58,33 @@ def random(data: Dataset, *, valid: float = 0.1, test: float = 0.1, seed: int = 
     return assemble(data, part, valid=valid, advice="ask for a larger share, or bring more rows")
 
 
-def per_user(data: Dataset, *, valid: float = 0.1, test: float = 0.1, seed: int = 0) -> Split:
+def per_user(
+    data: Dataset,
+    *,
+    valid: float = 0.1,
+    test: float = 0.1,
+    rounding: Literal["chance", "up"] = "chance",
+    seed: int = 0,
+) -> Split:
     """Rows at random, the same share of every user's; each user keeps at least one row in train.
-
-    A share of a user's rows that is no whole number is rounded up or down by chance, so that the shares hold overall.
 
     Args:
         data: What is split.
         valid, test: Shares of each user's rows; `valid=0` for none.
+        rounding: Of a share of a user's rows that is no whole number: up or down by chance, so that the shares hold
+            overall; or always up.
         seed: Decides which.
     """
     check_shares(valid, test)
+    if rounding not in ("chance", "up"):
+        raise ConfigError(f"rounding = {rounding!r}: give 'chance' or 'up'")
     rng = np.random.default_rng(seed)
     counts = np.diff(data.offsets)
     most = np.maximum(counts - 1, 0)
-    n_test = np.minimum((counts * test + rng.random(len(counts))).astype(np.int64), most)
-    n_valid = np.minimum((counts * valid + rng.random(len(counts))).astype(np.int64), most - n_test)
+    # Just below 1: a share that is a whole number stays it, whatever its last bit.
+    more = [np.full(len(counts), 1 - 1e-9) if rounding == "up" else rng.random(len(counts)) for _ in range(2)]
+    n_test = np.minimum((counts * test + more[0]).astype(np.int64), most)
+    n_valid = np.minimum((counts * valid + more[1]).astype(np.int64), most - n_test)
     place = random_places(data.user, rng)
     part = np.zeros(len(data), dtype=np.int8)
     part[place < (n_test + n_valid).astype(np.int32)[data.user]] = VALID

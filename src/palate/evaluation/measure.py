@@ -153,7 +153,8 @@ def _judge_predictions(task: Task, users: np.ndarray, queries: Queries, found: M
     item = torch.from_numpy(task.part.item[place].astype(np.int64))
     known = torch.where(item < task.model.spec.n_items, item, -1)
     assert task.part.rating is not None  # rating metrics are wanted only where there are ratings
-    error = task.model.predict(queries, known, row).double().numpy() - task.part.rating[place]
+    time = None if task.part.timestamp is None else torch.from_numpy(task.part.timestamp[place])
+    error = task.model.predict(queries, known, row, time).double().numpy() - task.part.rating[place]
     if not np.isfinite(error).all():
         raise TrainingError(
             f"{type(task.model).__name__} predicted NaN or infinite ratings; train it again with a smaller lr"

@@ -105,6 +105,7 @@ STYLE = (
     "h2{margin-top:2.2rem;font-size:1.2rem}.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem}"
     "th,td{padding:.3rem .7rem;text-align:right;white-space:nowrap;border-bottom:1px solid #e3e3e3;"
     "font-variant-numeric:tabular-nums}th:first-child,td:first-child{text-align:left}small{color:#666}"
+    "td small{display:block}.wide+.wide{margin-top:1.2rem}"
     "thead th{border-bottom:2px solid #888}img{max-width:100%;height:auto;margin-top:1rem}"
 )
 

@@ -16,6 +16,8 @@ from palate.training.loop import Epoch
 
 BARS = ("ndcg", "rmse", "recall", "coverage", "gini", "novelty")
 """Shown as bars after the headline metric: one of each kind, where measured."""
+KINDS = {"what is found": ("targets",), "ratings": ("ratings",), "what is listed": ("lists", "catalogue")}
+"""Tables of results: heading of the first column, and what their metrics are computed from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,7 @@ def content(report: Report, pictures: bool = True) -> Iterator[Block]:
     judged = first.slices["all"]
     yield Text(f"{judged.rows:,} rows of {judged.users:,} users. Protocol {first.protocol.hash}. Intervals are 95 %.")
     yield Heading("Results")
-    yield _results(evaluations, metrics)
+    yield from _results(evaluations, metrics, report.headline)
     if pictures:
         kinds = [m for kind in BARS for m in metrics if m.partition("@")[0] == kind]
         bars = list(dict.fromkeys([report.headline, *kinds]))[: len(BARS)]
@@ -123,21 +125,28 @@ def content(report: Report, pictures: bool = True) -> Iterator[Block]:
     yield from _conditions(report, evaluations)
 
 
-def _results(evaluations: Mapping[str, Evaluation], metrics: Sequence[str]) -> Table:
-    """All numbers; whatever there is less of, models or metrics, goes across."""
+def _results(evaluations: Mapping[str, Evaluation], metrics: Sequence[str], headline: str) -> Iterator[Table]:
+    """All numbers, a table for each kind of metric; the headline is in the first column of the first one."""
+    metrics = sorted(metrics, key=lambda metric: metric != headline)
+    kinds = [next(kind for kind, of in KINDS.items() if METRICS[m.partition("@")[0]].of in of) for m in metrics]
+    for kind in dict.fromkeys(kinds):
+        shown = [metric for metric, its in zip(metrics, kinds, strict=True) if its == kind]
+        having = {name: e for name, e in evaluations.items() if any(metric in e.estimates for metric in shown)}
+        yield _numbers(kind, having, shown)
+
+
+def _numbers(corner: str, evaluations: Mapping[str, Evaluation], metrics: Sequence[str]) -> Table:
+    """A row for each model, a column for each metric, the best of a column marked."""
     names = list(evaluations)
-    cells = [[_cell(evaluations[name].estimates.get(metric)) for name in names] for metric in metrics]
+    rows = [[name, *(_cell(e.estimates.get(metric)) for metric in metrics)] for name, e in evaluations.items()]
     best = set()
-    for row, metric in enumerate(metrics):
+    for column, metric in enumerate(metrics, 1):
         better = METRICS[metric.partition("@")[0]].better
         having = {name: e.estimates[metric].value for name, e in evaluations.items() if metric in e.estimates}
         if better and len(having) > 1:
-            best.add((row, names.index((max if better == "higher" else min)(having, key=lambda name: having[name]))))
-    if len(names) <= len(metrics):
-        rows = [[metric, *row] for metric, row in zip(metrics, cells, strict=True)]
-        return Table(["", *names], rows, frozenset((row, column + 1) for row, column in best))
-    rows = [[name, *column] for name, column in zip(names, zip(*cells, strict=True), strict=True)]
-    return Table(["", *metrics], rows, frozenset((column, row + 1) for row, column in best))
+            first = (max if better == "higher" else min)(having, key=lambda name: having[name])
+            best.add((names.index(first), column))
+    return Table([corner, *metrics], rows, frozenset(best))
 
 
 def _verdicts(report: Report, evaluations: Mapping[str, Evaluation], metrics: Sequence[str]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from palate.models.autorec import IAutoRec, UAutoRec
 from palate.models.base import GradientModel, Model
 from palate.models.bayes_mf import BayesMF
 from palate.models.bias import Bias
+from palate.models.blend import MEMBERS, Blend
 from palate.models.cdae import CDAE
 from palate.models.ease import EASE, EDLAE
 from palate.models.ials import IALS
@@ -17,6 +18,9 @@ from palate.models.popularity import Popularity
 from palate.models.puresvd import PureSVD
 from palate.models.recvae import RecVAE
 from palate.models.rp3beta import RP3beta
+from palate.models.sparse_ease import SparseEASE
+from palate.models.sparsefc import SparseFC
+from palate.models.svdpp import SVDpp
 
 __all__ = ["MODELS", "GradientModel", "Model"]
 
@@ -34,6 +38,7 @@ MODELS: dict[str, type[Model]] = {
     "ials": IALS,
     "ease": EASE,
     "edlae": EDLAE,
+    "sparse-ease": SparseEASE,
     "cdae": CDAE,
     "multdae": MultDAE,
     "multvae": MultVAE,
@@ -41,4 +46,8 @@ MODELS: dict[str, type[Model]] = {
     "u-autorec": UAutoRec,
     "i-autorec": IAutoRec,
     "bayes-mf": BayesMF,
+    "sparsefc": SparseFC,
+    "svdpp": SVDpp,
+    "blend": Blend,
 }
+MEMBERS.update(MODELS)

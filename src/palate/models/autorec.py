@@ -128,7 +128,7 @@ class UAutoRec(GradientModel):
 
     def start(self, data: Dataset) -> None:
         super().start(data)
-        bias_model(self.config, data, self.center)
+        bias_model(self.config.center, data, self.center)
 
     def batches(self, data: Dataset, rng: torch.Generator, size: int) -> Iterator[Ratings]:
         value = of_rows(self.center, data)
@@ -166,8 +166,8 @@ class IAutoRec(GradientModel):
 
     def start(self, data: Dataset) -> None:
         super().start(data)
-        bias_model(self.config, data, self.center)
-        self._items = next(self._feed(data, torch.arange(data.n_items), None, data.n_items))
+        bias_model(self.config.center, data, self.center)
+        self._items = all_items(self.center, data)
 
     def _fit(self, data: Dataset, job: Job) -> list[Epoch]:
         records = super()._fit(data, job)
@@ -177,13 +177,7 @@ class IAutoRec(GradientModel):
         return records
 
     def batches(self, data: Dataset, rng: torch.Generator, size: int) -> Iterator[Ratings]:
-        return self._feed(data, torch.from_numpy(np.flatnonzero(data.item_counts)), rng, size)
-
-    def _feed(self, data: Dataset, items: Tensor, rng: torch.Generator | None, size: int) -> Iterator[Ratings]:
-        order, offsets = data.by_item
-        value = of_rows(self.center, data)[torch.from_numpy(order)]
-        audiences = Ragged(torch.from_numpy(data.user[order].astype(np.int64)), torch.from_numpy(offsets))
-        return _shuffled(audiences, value, items, rng, size)
+        return item_batches(self.center, data, rng, size)
 
     def loss(self, batch: Ratings) -> Tensor:
         return self.net.loss(batch)
@@ -201,28 +195,20 @@ class IAutoRec(GradientModel):
             self.hidden = self.net.hidden(self._items.columns, self._items.value)
 
     def _score(self, queries: Queries) -> Tensor:
-        column_BD, bias_B = self._people(queries)
+        decoder = self.net.decoder
+        column_BD, bias_B = people(
+            self.center, queries, self.hidden, decoder.weight, decoder.bias, torch.full((len(queries),), RIDGE)
+        )
         return self.center.mean + bias_B.unsqueeze(1) + self.center.item_bias + column_BD @ self.hidden.T
-
-    def _people(self, queries: Queries) -> tuple[Tensor, Tensor]:
-        """Each query's column of V and whole bias (c included), `[B, D]` and `[B]`."""
-        known_B = queries.user.clamp(min=0)
-        column_BD, bias_B = self.net.decoder.weight[known_B], self.center.person(queries)
-        new = (queries.user < 0).nonzero().squeeze(1)
-        if len(new):
-            asked = queries.take(new)
-            target = of_history(self.center, asked, bias_B[new])
-            column_BD[new] = ridge(asked.history, self.hidden, target, torch.full((self.config.dim,), RIDGE))
-        return column_BD, bias_B + torch.where(queries.user >= 0, self.net.decoder.bias[known_B], torch.zeros(()))
 
     def item_vectors(self) -> Tensor:
         return self.hidden
 
 
-def bias_model(config: AutoRecConfig, data: Dataset, into: Bias) -> None:
-    """Learn m of the formula."""
+def bias_model(center: bool, data: Dataset, into: Bias) -> None:
+    """Learn m of the formula; without `center` the mean alone."""
     into.fit(data)
-    if not config.center:
+    if not center:
         into.user_bias.zero_()
         into.item_bias.zero_()
 
@@ -241,6 +227,47 @@ def of_history(center: Bias, queries: Queries, bias_B: Tensor) -> Tensor:
         return torch.ones(len(queries.history.values))
     item = queries.history.values
     return queries.ratings - center.mean - bias_B[queries.history.row_of_value] - center.item_bias[item]
+
+
+def all_items(center: Bias, data: Dataset) -> Ratings:
+    """Every item's row, in order, those without ratings included."""
+    return next(_of_items(center, data, torch.arange(data.n_items), None, data.n_items))
+
+
+def item_batches(center: Bias, data: Dataset, rng: torch.Generator, size: int) -> Iterator[Ratings]:
+    """The rows of all items with ratings once, in random order."""
+    return _of_items(center, data, torch.from_numpy(np.flatnonzero(data.item_counts)), rng, size)
+
+
+def people(
+    center: Bias, queries: Queries, hidden_ND: Tensor, column_UD: Tensor, bias_U: Tensor, penalty_B: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Each query's column of V, by ridge for a new person, and whole bias (c included), `[B, D]` and `[B]`.
+
+    Args:
+        center: m.
+        queries: Who is asked about.
+        hidden_ND: What the items are encoded to.
+        column_UD, bias_U: V and c.
+        penalty_B: L2 of a new person's column, for each rating of the history.
+    """
+    known_B = queries.user.clamp(min=0)
+    column_BD, bias_B = column_UD[known_B], center.person(queries)
+    new = (queries.user < 0).nonzero().squeeze(1)
+    if len(new):
+        asked = queries.take(new)
+        target = of_history(center, asked, bias_B[new])
+        column_BD[new] = ridge(
+            asked.history, hidden_ND, target, penalty_B[new].unsqueeze(1).expand(-1, hidden_ND.shape[1])
+        )
+    return column_BD, bias_B + torch.where(queries.user >= 0, bias_U[known_B], torch.zeros(()))
+
+
+def _of_items(center: Bias, data: Dataset, items: Tensor, rng: torch.Generator | None, size: int) -> Iterator[Ratings]:
+    order, offsets = data.by_item
+    value = of_rows(center, data)[torch.from_numpy(order)]
+    audiences = Ragged(torch.from_numpy(data.user[order].astype(np.int64)), torch.from_numpy(offsets))
+    return _shuffled(audiences, value, items, rng, size)
 
 
 def _shuffled(rows: Ragged, value: Tensor, some: Tensor, rng: torch.Generator | None, size: int) -> Iterator[Ratings]:

@@ -108,7 +108,11 @@ class Model(nn.Module, ABC):
     @final
     @torch.no_grad()
     def predict(
-        self, queries: Queries, item: Int64[Tensor, " P"], row: Int64[Tensor, " P"] | None = None
+        self,
+        queries: Queries,
+        item: Int64[Tensor, " P"],
+        row: Int64[Tensor, " P"] | None = None,
+        time: Int64[Tensor, " P"] | None = None,
     ) -> Float[Tensor, " P"]:
         """Predictions in rating units for pairs of a query and an item.
 
@@ -116,6 +120,7 @@ class Model(nn.Module, ABC):
             queries: Who is asked about.
             item: Item indices; -1 for an item the model has never seen.
             row: Which query each item belongs to; default: one item for each query, in order.
+            time: When each is given, seconds since 1970; default: the end of training. Most models leave it aside.
 
         Raises:
             CannotAnswer: The model's scores are not ratings.
@@ -126,7 +131,8 @@ class Model(nn.Module, ABC):
         known = self.answerable(queries)[row] & (item >= 0)
         prediction = self.fallback.predict(queries.user[row], item)
         if bool(known.any()):
-            prediction[known] = self._predict(queries, row[known], item[known])
+            when = None if time is None else time[known]
+            prediction[known] = self._predict_at(queries, row[known], item[known], when)
         low, high = self.spec.rating_scale or (-float("inf"), float("inf"))
         return prediction.clamp(low, high)
 
@@ -146,6 +152,10 @@ class Model(nn.Module, ABC):
 
     def _predict(self, queries: Queries, row_P: Tensor, item_P: Tensor) -> Tensor:
         return self._score(queries)[row_P, item_P]
+
+    def _predict_at(self, queries: Queries, row_P: Tensor, item_P: Tensor, time_P: Tensor | None) -> Tensor:
+        """As `_predict`, which models that know time leave aside; without a time, at the end of the training data."""
+        return self._predict(queries, row_P, item_P)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         for name in self.grown:

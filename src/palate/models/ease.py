@@ -59,7 +59,7 @@ class EASE(Model):
     def __init__(self, config: EASEConfig, spec: Spec) -> None:
         super().__init__(config, spec)
         self.config: EASEConfig = config
-        require_memory(4 * spec.n_items**2, "ease", "ials")
+        require_memory(4 * spec.n_items**2, "ease", "sparse-ease")
         self.register_buffer("weight", torch.zeros(spec.n_items, spec.n_items))
 
     def _fit(self, data: Dataset, job: Job) -> list[Epoch]:
@@ -83,7 +83,7 @@ class EDLAE(Model):
     def __init__(self, config: EDLAEConfig, spec: Spec) -> None:
         super().__init__(config, spec)
         self.config: EDLAEConfig = config
-        require_memory(4 * spec.n_items**2, "edlae", "ials")
+        require_memory(4 * spec.n_items**2, "edlae", "sparse-ease")
         self.register_buffer("weight", torch.zeros(spec.n_items, spec.n_items))
 
     def _fit(self, data: Dataset, job: Job) -> list[Epoch]:

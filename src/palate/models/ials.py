@@ -5,8 +5,9 @@ minimises  sum_observed (1 - s)^2 + alpha * sum_all s^2
            + reg * sum_u (|I_u| + alpha * N)^nu |w_u|^2 + reg * sum_i (|U_i| + alpha * M)^nu |h_i|^2
 
 (Hu, Koren, Volinsky 2008; Rendle et al. 2021, "Revisiting the performance of iALS on item recommendation benchmarks").
-With one side fixed the other is a ridge regression for each row, solved exactly in batches of rows of like length. A
-history is folded in by the same regression, so a known user and the same history asked anonymously get equal scores.
+With one side fixed the other is a ridge regression for each row: in the rounds a few steps of conjugate gradients from
+the answer before (see `palate.models.conjugate`), in the end, for the users, the exact solution. A history is folded in
+by the same exact regression, so a known user and the same history asked anonymously get equal scores.
 
 Legend: B rows, L history length, D dim, N items, M users.
 """
@@ -22,6 +23,7 @@ from palate.config import check
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.ragged import Ragged
 from palate.models.base import Model
+from palate.models.conjugate import Regressions
 from palate.models.normal_equations import normal_equations, solve
 from palate.training.loop import Epoch, Job
 
@@ -66,25 +68,30 @@ class IALS(Model):
 
     def _fit(self, data: Dataset, job: Job) -> list[Epoch]:
         order, offsets = data.by_item
-        histories = data.histories
         audiences = Ragged(torch.from_numpy(data.user[order].astype("int64")), torch.from_numpy(offsets))
-        std = self.config.init / self.config.dim**0.5
-        self.item.normal_(0, std, generator=job.rng)
+        self.user.zero_()
+        self.item.normal_(0, self.config.init / self.config.dim**0.5, generator=job.rng)
+        users = Regressions(data.histories, data.n_items, self.config.dim)
+        items = Regressions(audiences, data.n_users, self.config.dim)
         for _ in range(self.config.iterations):
-            self.user = self._solve(histories, self.item)
-            self.item = self._solve(audiences, self.user)
-        self.user = self._solve(histories, self.item)
+            self.user = users.improve(self.user, self.item, *self._penalty(users.lengths, self.item))
+            self.item = items.improve(self.item, self.user, *self._penalty(items.lengths, self.user))
+        self.user = self._solve(data.histories, self.item)
         return []
+
+    def _penalty(self, lengths: Tensor, fixed_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """What all pairs and L2 add to the systems: `[D, D]` for every row, and a multiple of I for each, `[rows]`."""
+        config = self.config
+        strength = config.reg * (lengths + config.alpha * len(fixed_ND)).pow(config.nu)
+        return config.alpha * (fixed_ND.T @ fixed_ND), strength + 1e-8
 
     def _solve(self, rows: Ragged, fixed_ND: Tensor) -> Tensor:
         """The best vector of each row, given the vectors of its members, `[rows, D]`."""
-        config = self.config
-        base = config.alpha * (fixed_ND.T @ fixed_ND)
-        scale = config.reg * (rows.lengths + config.alpha * len(fixed_ND)).pow(config.nu)
-        out = torch.zeros(len(rows), config.dim)
+        shared_DD, strength = self._penalty(rows.lengths, fixed_ND)
+        out = torch.zeros(len(rows), self.config.dim)
         for block, gram_BDD, right_BD in normal_equations(rows, fixed_ND):
-            gram_BDD += base
-            gram_BDD.diagonal(dim1=1, dim2=2).add_(scale[block].unsqueeze(1) + 1e-8)
+            gram_BDD += shared_DD
+            gram_BDD.diagonal(dim1=1, dim2=2).add_(strength[block].unsqueeze(1))
             out[block] = solve(gram_BDD, right_BD)
         return out
 

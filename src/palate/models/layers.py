@@ -70,6 +70,11 @@ def sum_rows(table_ND: Tensor, history: Ragged, weight: Tensor | None = None) ->
     return F.embedding_bag(history.values, table_ND, history.offsets[:-1], mode="sum", per_sample_weights=weight)
 
 
+def memory() -> int:
+    """Bytes of memory the machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def require_memory(needed: int, who: str, instead: str) -> None:
     """Refuse a model that will not fit, before anything is allocated.
 
@@ -81,7 +86,7 @@ def require_memory(needed: int, who: str, instead: str) -> None:
     Raises:
         DataError: Names the bytes needed, those there are, and the other model.
     """
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    there = memory()
     if needed > there:
         raise DataError(
             f"{who} needs {needed / 1e9:.1f} GB of memory for this catalogue and the machine has {there / 1e9:.1f} GB; "

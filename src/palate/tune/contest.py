@@ -24,6 +24,7 @@ import numpy as np
 from palate.config import Training, to_dict
 from palate.data.dataset import Dataset
 from palate.data.parts import Split
+from palate.data.ragged import Ragged
 from palate.errors import ConfigError, PalateError
 from palate.evaluation.compare import Comparison, compare
 from palate.evaluation.evaluate import Estimate, Evaluation, Slice, evaluate
@@ -88,6 +89,7 @@ def contest(
     out: str | Path,
     *,
     protocol: Protocol | None = None,
+    candidates: Ragged | None = None,
     training: Training | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     metric: str = "ndcg@10",
@@ -98,10 +100,11 @@ def contest(
 
     Args:
         parts: One split; `test` is touched once for each model and seed.
-        models: Names in `MODELS`.
+        models: Names in `MODELS`; a blend is of those named before it, as they were tuned.
         budget: Trials of each model.
         out: Folder that keeps study and results.
         protocol: How `test` is judged, `metric` among its metrics; default: the usual metrics, and `metric`.
+        candidates: The lists, where the protocol's are given (`palate.evaluation.protocols.prepare`).
         training: What trials start from; default `Training()`. `valid` chooses by its `monitor`; auto is `metric`.
         seeds: Of the final runs.
         metric: The headline.
@@ -120,12 +123,14 @@ def contest(
         raise ConfigError(f"the headline {metric!r} is not among the protocol's {', '.join(protocol.metrics)}")
     _claim(home / "contest.json", parts, training, protocol)
     say = on_news or (lambda line: None)
-    entries, faults = {}, {}
+    entries: dict[str, Entry] = {}
+    faults: dict[str, str] = {}
     for name in models:
         try:
             say(f"{name}: tuning on valid, {budget} trials")
-            tuned = _tuned(parts, name, budget, home, training, max_users, say)
-            runs = {seed: _run(parts, name, tuned, seed, home, protocol, say) for seed in seeds}
+            config = {"members": _members(entries)} if name == "blend" and entries else {}
+            tuned = _tuned(parts, name, config, budget, home, training, max_users, say)
+            runs = {seed: _run(parts, name, tuned, seed, home, (protocol, candidates), say) for seed in seeds}
         except PalateError as error:
             faults[name] = str(error)
             say(f"{name}: {error}")
@@ -141,8 +146,23 @@ def contest(
     return Contest(entries=entries, faults=faults, metric=metric)
 
 
+def _members(entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
+    """What a blend of the models so far is made of, as tuned."""
+    return [
+        {"model": name, "config": to_dict(entry.tuned.config), "training": to_dict(entry.tuned.training)}
+        for name, entry in entries.items()
+    ]
+
+
 def _tuned(
-    parts: Split, name: str, budget: int, home: Path, training: Training, users: int | None, say: Callable[[str], None]
+    parts: Split,
+    name: str,
+    config: dict[str, Any],
+    budget: int,
+    home: Path,
+    training: Training,
+    users: int | None,
+    say: Callable[[str], None],
 ) -> Tuned:
     def told(trial: Any) -> None:
         value = trial.fault or (trial.state if trial.value is None else f"{trial.value:.4f}")
@@ -150,10 +170,21 @@ def _tuned(
 
     study = home / "study.db"
     tuned = tune(
-        parts.train, parts.valid, name, budget, storage=study, training=training, max_users=users, on_trial=told
+        parts.train,
+        parts.valid,
+        name,
+        budget,
+        storage=study,
+        config=config,
+        training=training,
+        max_users=users,
+        on_trial=told,
     )
     tuned.save(home / f"{name}.json")
     return tuned
+
+
+_Conditions = tuple[Protocol, Ragged | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +195,7 @@ class _Run:
 
 
 def _run(
-    parts: Split, name: str, tuned: Tuned, seed: int, home: Path, protocol: Protocol, say: Callable[[str], None]
+    parts: Split, name: str, tuned: Tuned, seed: int, home: Path, conditions: _Conditions, say: Callable[[str], None]
 ) -> _Run:
     """One training and judgement, from the folder if it is there."""
     path = home / "results" / f"{name}-{seed}.json"
@@ -173,7 +204,7 @@ def _run(
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             found = pool.submit(
-                _judge, parts, name, tuned.config, replace(tuned.training, seed=seed), protocol
+                _judge, parts, name, tuned.config, replace(tuned.training, seed=seed), conditions
             ).result()
         half = path.with_suffix(".tmp")
         half.write_text(json.dumps(found), encoding="utf-8")
@@ -184,13 +215,16 @@ def _run(
     return _Run(evaluation=evaluation, epochs=[Epoch(**e) for e in found["epochs"]], memory=found["memory"])
 
 
-def _judge(parts: Split, name: str, config: Any, training: Training, protocol: Protocol) -> dict[str, Any]:
+def _judge(parts: Split, name: str, config: Any, training: Training, conditions: _Conditions) -> dict[str, Any]:
     """Runs in a process of its own."""
     start = time.perf_counter()
     valid = parts.valid if len(parts.valid) else None
     rec = Recommender.train(parts.train, name, config, training, valid)
     seconds = time.perf_counter() - start
-    evaluation = evaluate(rec.model, parts.test, protocol=protocol, name=name, fit_seconds=seconds)
+    protocol, candidates = conditions
+    evaluation = evaluate(
+        rec.model, parts.test, protocol=protocol, candidates=candidates, name=name, fit_seconds=seconds
+    )
     unit = 1 if sys.platform == "darwin" else 1024
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return {"evaluation": evaluation.to_dict(), "epochs": [asdict(e) for e in rec.records], "memory": memory}

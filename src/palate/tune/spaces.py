@@ -81,6 +81,7 @@ SPACES: dict[str, Space] = {
     },
     "ease": {"reg": Range(1.0, 1e5, log=True)},
     "edlae": {"reg": Range(1.0, 1e5, log=True), "dropout": Range(0.05, 0.8)},
+    "sparse-ease": {"reg": Range(1.0, 1e5, log=True), "dropout": Range(0.05, 0.8), "k": Choice((50, 100, 200))},
     "cdae": {**_AUTOENCODER, "negatives": Range(2, 50, log=True)},
     "multdae": {**_AUTOENCODER, "training.weight_decay": Range(1e-5, 1e-1, log=True)},
     "multvae": {**_AUTOENCODER, "beta": Range(0.05, 1.0, log=True)},
@@ -88,5 +89,18 @@ SPACES: dict[str, Space] = {
     "u-autorec": _AUTOREC,
     "i-autorec": _AUTOREC,
     "bayes-mf": {"dim": Choice((16, 32, 48)), "features": Choice((0, 64, 200))},
+    "sparsefc": {
+        "reg": Range(1.0, 60.0, log=True),
+        "dropout": Range(0.0, 0.8),
+        "training.lr": Range(2e-4, 2e-3, log=True),
+        "training.batch_size": Choice((128, 512)),
+    },
+    "svdpp": {
+        "dim": Choice((32, 64, 128)),
+        "reg": Range(0.5, 3.0, log=True),
+        "training.lr": Range(1e-3, 1e-1, log=True),
+        "training.batch_size": Choice((512, 2048)),
+    },
+    "blend": {},
 }
 """Model -> its space; a model that is not named has nothing to tune."""

@@ -125,6 +125,7 @@ def compare(given: argparse.Namespace) -> None:
         spread = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         lines.append([name, *cells, spread, f"{speeds[name, many] / speeds['dense Adam', many]:.1f}"])
     suffix = "" if (given.net, given.tables) == ("neumf", 2) else f"_{given.net}_{given.tables}"
+    suffix += "_one_thread" if given.threads == 1 else ""
     write_result(
         f"optimizer_speed{suffix}",
         "A training step against the catalogue",

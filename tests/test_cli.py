@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -447,3 +448,15 @@ def test_tables_line_up_in_any_script() -> None:
 
 if __name__ == "__main__":
     FLAGS.write_text(listed())
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
+)
+def test_waiting_threads_sleep_unless_told_otherwise(given: dict[str, str], found: str) -> None:
+    told = "import os, atexit; atexit.register(lambda: print(os.environ.get('GOMP_SPINCOUNT')))"
+    code = f"{told}; from palate.cli import main; main(['--version'])"
+    kept = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    environment = kept | given | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.split()[-1] == found

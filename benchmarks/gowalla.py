@@ -57,14 +57,14 @@ def run(name: str, threads: int) -> dict[str, Any]:
     final = data.split("given", parts=whole, column="split", valid=0.0)
     tried = []
     configs = choices(name)
-    for config in configs:
+    for config in configs if len(configs) > 1 else ():
         model = MODELS[name](config, choose.train.spec)
         start = time.perf_counter()
         model.fit(choose.train)
         seconds = time.perf_counter() - start
-        tried.append(evaluate(model, choose.valid, METRICS)["ndcg@20"].value if len(configs) > 1 else 0.0)
+        tried.append(evaluate(model, choose.valid, METRICS)["ndcg@20"].value)
         print(f"{name}: valid ndcg@20 {tried[-1]:.4f} after {seconds:.0f} s with {config}", file=sys.stderr, flush=True)
-    config = configs[tried.index(max(tried))]
+    config = configs[tried.index(max(tried))] if tried else configs[0]
     model = MODELS[name](config, final.train.spec)
     start, cpu = time.perf_counter(), time.process_time()
     model.fit(final.train)

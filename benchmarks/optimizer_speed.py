@@ -17,6 +17,7 @@ import gc
 import importlib.util
 import time
 from collections.abc import Iterator
+from itertools import product
 from statistics import median
 
 import torch
@@ -143,13 +144,12 @@ def crossover(given: argparse.Namespace) -> None:
     """Dense against rows for Adam, by table rows over batch size, for a small batch and a usual one."""
     lines = []
     ways = [WAYS["dense Adam"], WAYS["rows, Adam"]]
-    for given.batch in (409, 2048):
-        for times in (2, 4, 8, 16, 32):
-            rows = times * given.batch * 3 // 2
-            speeds = [[Case(way, rows, given).speed() for way in ways] for _ in range(given.repeats)]
-            dense, by_rows = (median(column) for column in zip(*speeds, strict=True))
-            cells = (f"{given.batch:,}", f"{times}", f"{rows:,}", f"{dense:,.0f}", f"{by_rows:,.0f}")
-            lines.append([*cells, f"{by_rows / dense:.2f}"])
+    for batch, times in product((409, 2048), (2, 4, 8, 16, 32)):
+        rows, case = times * batch * 3 // 2, argparse.Namespace(**{**vars(given), "batch": batch})
+        speeds = [[Case(way, rows, case).speed() for way in ways] for _ in range(given.repeats)]
+        dense, by_rows = (median(column) for column in zip(*speeds, strict=True))
+        cells = (f"{batch:,}", f"{times}", f"{rows:,}", f"{dense:,.0f}", f"{by_rows:,.0f}")
+        lines.append([*cells, f"{by_rows / dense:.2f}"])
     write_result(
         "optimizer_crossover",
         "Where stepping by rows pays",

@@ -122,16 +122,15 @@ class MF(GradientModel):
     def loss(self, batch: Pairs) -> Tensor:
         positive_P1 = batch.item.unsqueeze(1)
         item_PC = positive_P1 if batch.negative is None else torch.cat([positive_P1, batch.negative], dim=1)
-        p_RD, b_R, user, user_penalty = self._look_up("user", batch.user)
-        q_RD, c_R, item, item_penalty = self._look_up("item", item_PC)
-        p_PD, b_P = F.embedding(user, p_RD), F.embedding(user, b_R.unsqueeze(1)).squeeze(1)
+        p_RD, b_R1, user, user_penalty = self._look_up("user", batch.user)
+        q_RD, c_R1, item, item_penalty = self._look_up("item", item_PC)
+        # `F.embedding` for single numbers too: its gradient is quicker than that of an index.
+        p_PD, b_P1, c_PC = F.embedding(user, p_RD), F.embedding(user, b_R1), F.embedding(item, c_R1).squeeze(-1)
         penalty = user_penalty + item_penalty
         if self.config.loss == "softmax":
             score_PN = p_PD @ self.item.weight.T + self.item_bias.weight.T
             return losses.softmax(score_PN, batch.item) + penalty
-        score_PC = (
-            self.bias + b_P.unsqueeze(1) + F.embedding(item, c_R.unsqueeze(1)).squeeze(-1) + dots(p_PD, q_RD, item)
-        )
+        score_PC = self.bias + b_P1 + c_PC + dots(p_PD, q_RD, item)
         if self.config.loss in SAMPLED:
             return SAMPLED[self.config.loss](score_PC) + penalty
         assert batch.rating is not None  # `needs` holds rating
@@ -141,10 +140,10 @@ class MF(GradientModel):
         """Vectors and biases of an index's distinct rows, each entry's place among them, and the L2."""
         row_R, place, count_R = torch.unique(index, return_inverse=True, return_counts=True)
         vectors, biases, weight_X = (getattr(self, side + kind) for kind in ("", "_bias", "_weight"))
-        v_RD, b_R = vectors(row_R), biases(row_R).squeeze(1)
-        squares_R = self.config.reg * v_RD.square().sum(1) + self.config.bias_reg * b_R.square()
+        v_RD, b_R1 = vectors(row_R), biases(row_R)
+        squares_R = self.config.reg * v_RD.square().sum(1) + self.config.bias_reg * b_R1.square().sum(1)
         penalty = (squares_R * weight_X[row_R] * count_R).sum() / index.numel()
-        return v_RD, b_R, place, penalty
+        return v_RD, b_R1, place, penalty
 
     def _score(self, queries: Queries) -> Tensor:
         p_BD, b_B1 = self._people(queries)

@@ -64,8 +64,9 @@ def pairs(data: Dataset, rng: torch.Generator, size: int, negatives: Negatives |
     # Small batches are gathered several at once: a look-up and a draw cost little more for ten thousand rows than for
     # one.
     for block in torch.split(order, size * max(1, GATHERED // size)):
+        block_user = user[block].long()
         whole = Pairs(
-            (block_user := user[block].long()),
+            block_user,
             item[block].long(),
             None if rating is None else rating[block],
             None if negatives is None else negatives.draw(block_user, rng),

@@ -44,6 +44,7 @@ SUMS = {
     "bias",
     "popularity",
     "content-knn",
+    "content-ials",
 }
 _MODELS: dict[str, Model] = {}
 

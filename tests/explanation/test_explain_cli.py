@@ -66,6 +66,10 @@ def test_counterfactual_and_global(run: Path) -> None:
     assert "\nhistory\nitem_id" in done.out
     done = palate("explain", run, "--global", "--users", "5", "--method", "occlusion", "--json")
     assert json.loads(done.out)["people"] == 5
+    done = palate("explain", run, "--global", "--users", "3", "--method", "occlusion", "--plot", run.parent / "all.png")
+    assert done.code == 0, done.err
+    assert (run.parent / "all.png").read_bytes().startswith(b"\x89PNG")
+    assert "with --global" in palate("explain", run, "--global", "--plot", run.parent / "all.html").err
 
 
 def test_a_picture(run: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from palate.explanation.explain import explain
 from palate.explanation.players import Game, Player, game
 from palate.explanation.shapley import enumerated, sampled
 
-FAMILIES = ["ease", "itemknn", "ials", "multvae", "neumf"]
+FAMILIES = ["ease", "itemknn", "ials", "multvae", "mlp", "neumf"]
 TWELVE = ["ease", "ials", "mf", "multvae", "neumf"]
 
 
@@ -27,7 +27,7 @@ def test_the_true_cause_comes_first(name: str, method: str) -> None:
     fits = {"exact": ("ease", "itemknn", "ials"), "gradient": ("ease", "multvae")}
     if name not in fits.get(method, FAMILIES):
         pytest.skip(f"{method} does not fit {name}")
-    people = strangers()[:20] if name == "neumf" else strangers()
+    people = strangers()[:20] if name in ("mlp", "neumf") else strangers()
     found = []
     for query, item, cause in people:
         told = explain(fitted(name), planted_causes(), query, item, method, samples=300)

@@ -14,6 +14,7 @@ from palate.errors import ConfigError
 from palate.explanation import plots
 from palate.explanation.counterfactual import counterfactual as find_counterfactual
 from palate.explanation.explanation import Explanation
+from palate.explanation.pictures import summary_picture
 from palate.explanation.players import game
 from palate.explanation.shapley import SAMPLES
 from palate.explanation.sides import word
@@ -55,7 +56,8 @@ def explain(
             Default: all but regions of images.
         samples: Masks that shap and lime score.
         top: Contributions that are shown.
-        plot: File for a picture: .png (bars; with --by region a heat map over the image) or .html (the text, shaded).
+        plot: File for a picture: .png (bars; with --by region a heat map over the image) or .html (the text, shaded);
+            with --global .png (what weighs most, partial dependence).
         counterfactual: The smallest set of history items without which the item leaves the top k, in place of reasons.
         everybody: What the lists of many people rest on, in place of one person's.
         users: How many people for --global.
@@ -66,7 +68,12 @@ def explain(
     recommender = Recommender.load(run)
     data, model = recommender.data, recommender.model
     if everybody:
-        _global(summarise(model, data, users, method, seed=seed), top, json)
+        if plot is not None and plot.suffix != ".png":
+            raise ConfigError(f"--plot {plot} must end in .png with --global")
+        summary = summarise(model, data, users, method, seed=seed)
+        if plot is not None:
+            plot.write_bytes(summary_picture(summary))
+        _global(summary, top, json)
         return
     if item is None or (user is None) == (history is None):
         raise ConfigError("give --item ID and either --user ID or --history ID,ID; or --global")

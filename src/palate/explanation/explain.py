@@ -17,13 +17,15 @@ from palate.errors import CannotAnswer, ConfigError
 from palate.explanation import EXPLAINERS
 from palate.explanation.explanation import Explanation, Kind
 from palate.explanation.gradcam import reads_images
-from palate.explanation.methods import exact, misfit, occlusion, parts, result
-from palate.explanation.players import KINDS, Game, game
+from palate.explanation.methods import exact, fits_gradient, gradient, misfit, occlusion, parts, result
+from palate.explanation.players import KINDS, Game, game, games
 from palate.explanation.shapley import SAMPLES, check_samples, shap
 from palate.models.base import Model
 
-OF: dict[str | None, tuple[Kind, ...]] = {"exact": ("history",), "gradient": ("history",), "grad-cam": ("region",)}
+OF: dict[str | None, tuple[Kind, ...]] = {"exact": ("history",), "grad-cam": ("region",)}
 """Methods that have players of one kind."""
+CONTENT: tuple[Kind, ...] = ("feature", "word")
+"""What `gradient` explains where it cannot explain the history."""
 POPULAR = "Recommended because many people chose it; nothing is known of this person"
 
 
@@ -47,8 +49,8 @@ def explain(
         method: A name in `EXPLAINERS`; default: exact where the score is a sum over the history, else shap.
         samples: Masks to score, for shap and lime.
         seed: Of what is sampled.
-        kinds: What may be switched off: any of history, feature, word, region; default: all but regions, for exact and
-            gradient the history alone, for grad-cam regions.
+        kinds: What may be switched off: any of history, feature, word, region; default: all but regions, for exact the
+            history alone, for gradient the history or else what is known of item and user, for grad-cam regions.
 
     Raises:
         ConfigError: There is no such method or kind, or `samples` is below 1.
@@ -64,10 +66,25 @@ def explain(
         raise ConfigError(f"{sorted(unknown)} cannot be switched off; choose of history, feature, word, region")
     if method == "grad-cam" and not reads_images(model):
         raise misfit(game(model, data, queries, item), method)
+    if method == "gradient" and kinds is None:
+        return gradient(_smooth(model, data, queries, item))
     one = game(model, data, queries, item, kinds or OF.get(method, KINDS))
     if method is None:
         return exact(one) if parts(one) is not None else shap(one, samples, seed)
     return EXPLAINERS[method](one, samples=samples, seed=seed)
+
+
+def _smooth(model: Model, data: Dataset, queries: Queries, item: int) -> Game:
+    """The game that `gradient` fits: of the history, or else of what is known of item and user."""
+    found, faults = [], []
+    for kinds in (("history",), CONTENT):
+        try:
+            found.append(game(model, data, queries, item, kinds))
+        except CannotAnswer as fault:
+            faults.append(fault)
+    if not found:
+        raise faults[0]
+    return next((one for one in found if fits_gradient(one)), found[0])
 
 
 def reasons(model: Model, data: Dataset, queries: Queries, items_BK: Tensor, top: int = 3) -> list[list[str]]:
@@ -95,22 +112,22 @@ def reasons(model: Model, data: Dataset, queries: Queries, items_BK: Tensor, top
 def _page(model: Model, data: Dataset, query: Queries, items: list[int], top: int) -> list[str]:
     """The reasons for some items of one person."""
     try:
-        games = [game(model, data, query, item) for item in items]
+        asked = games(model, data, query, items)
     except CannotAnswer:
         return [f"{type(model).__name__} gives no reasons: nothing of this query can be switched off"] * len(items)
-    if all(parts(one) is not None for one in games):
-        return [exact(one).sentence(top) for one in games]
-    if all(len(one.players) == one.history.stop for one in games):
-        return [one.sentence(top) for one in _together(games)]
-    return [occlusion(one).sentence(top) for one in games]
+    if all(parts(one) is not None for one in asked):
+        return [exact(one).sentence(top) for one in asked]
+    if all(len(one.players) == one.history.stop for one in asked):
+        return [one.sentence(top) for one in _together(asked)]
+    return [occlusion(one).sentence(top) for one in asked]
 
 
-def _together(games: list[Game]) -> list[Explanation]:
+def _together(asked: list[Game]) -> list[Explanation]:
     """`occlusion` of several items of one person by the same masks."""
-    first, count = games[0], len(games[0].players)
+    first, count = asked[0], len(asked[0].players)
     masks = torch.cat([~torch.eye(count, dtype=torch.bool), torch.tensor([[False], [True]]).expand(-1, count)])
-    scores = first.scores(masks, torch.tensor([one.item for one in games])).double()
+    scores = first.scores(masks, torch.tensor([one.item for one in asked])).double()
     value_PK = scores[count + 1] - scores[:count]
     return [
-        result(one, "occlusion", float(scores[count, place]), value_PK[:, place]) for place, one in enumerate(games)
+        result(one, "occlusion", float(scores[count, place]), value_PK[:, place]) for place, one in enumerate(asked)
     ]

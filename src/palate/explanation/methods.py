@@ -14,6 +14,7 @@ from torch import Tensor
 
 from palate.data.ragged import Ragged
 from palate.errors import CannotAnswer
+from palate.explanation.content_path import integrated, reads
 from palate.explanation.explanation import Contribution, Explanation, Player
 from palate.explanation.players import Game
 
@@ -113,17 +114,21 @@ def occlusion(game: Game, samples: int = 0, seed: int = 0) -> Explanation:
 
 
 def gradient(game: Game, samples: int = 0, seed: int = 0) -> Explanation:
-    """Integrated gradients over the history's weights, from none of it to all (Sundararajan, Taly, Yan 2017).
+    """Integrated gradients, from nothing known to all (Sundararajan, Taly, Yan 2017): of a history, or of content.
 
-    The way is a x for a from 0 to 1, x the model's input for the whole history, its scale left as it is.
+    Of a history by its weights: the way is a x for a from 0 to 1, x the model's input for the whole history, its scale
+    left as it is. Of columns and words see `palate.explanation.content_path`; the history stays as it is.
 
     Args:
-        game: What is explained; its players must be history items.
-        samples, seed: Not used: the integral takes 32 points.
+        game: What is explained; its players must be history items, or columns and words.
+        samples, seed: Not used: the integral takes 32 points, of content up to 512.
 
     Raises:
-        CannotAnswer: The model does not read a history as a sum that can be weighted.
+        CannotAnswer: The model does not read these players so that their weights can be differentiated.
     """
+    values = integrated(game)
+    if values is not None:
+        return result(game, "gradient", ends(game)[0], values)
     if not weighs(game):
         raise misfit(game, "gradient")
     node_S, weight_S = (torch.from_numpy(x).float() for x in np.polynomial.legendre.leggauss(STEPS))
@@ -134,6 +139,11 @@ def gradient(game: Game, samples: int = 0, seed: int = 0) -> Explanation:
     value_L = (weight_S / 2) @ slope_SL
     values = torch.zeros(len(game.players)).index_add_(0, game.place_L, value_L)
     return result(game, "gradient", ends(game)[0], values)
+
+
+def fits_gradient(game: Game) -> bool:
+    """Whether `gradient` has an answer."""
+    return weighs(game) or reads(game)
 
 
 def soft(game: Game, weight_SL: Tensor) -> Tensor:
@@ -171,14 +181,20 @@ def _depends(scores: Tensor, weights: Tensor) -> bool:
 
 def misfit(game: Game, method: str) -> CannotAnswer:
     """The error for a method that does not fit the model and players, with those that do."""
-    fitting = [name for name, fits in (("exact", parts(game) is not None), ("gradient", weighs(game))) if fits]
+    fitting = [name for name, fits in (("exact", parts(game) is not None), ("gradient", fits_gradient(game))) if fits]
     names = ", ".join([*fitting, "shap", "lime", "occlusion"])
+    kinds = {p.kind for p in game.players}
+    content = "it does not read what is known by encoders that can be differentiated"
     why = {
         "exact": "its score is no plain sum over the history",
-        "gradient": "it does not read a history as a weighted sum that can be differentiated",
+        "gradient": content
+        if "history" not in kinds
+        else "it does not read a history as a weighted sum that can be differentiated",
         "grad-cam": "no image of the item goes through a convolutional encoder of its own",
     }[method]
-    kinds = {p.kind for p in game.players} - {"history"}
-    if kinds and method != "grad-cam":
-        why += f", or players other than history items were asked for ({', '.join(sorted(kinds))})"
+    others = ", ".join(sorted(kinds - {"history"}))
+    if others and method == "exact":
+        why += f", or players other than history items were asked for ({others})"
+    if others and "history" in kinds and method == "gradient":
+        why = f"it takes a history, or what is known of user and item, and both were asked for (history, {others})"
     return CannotAnswer(f"{method} does not fit {type(game.model).__name__}: {why}; these do: {names}")

@@ -13,7 +13,7 @@ Legend: M masks, P players, I items asked about, L history length, U distinct ma
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,8 +47,10 @@ class Game:
         item: Its index.
         queries: What is really explained, one row; its user is -1 where history items are players.
         given: The score the ranker used, for the query as it was asked.
+        full: The model's own score for what is explained: with everything on.
         id, label: The item's id and title.
         history, user, thing: Which columns of a mask are history items, user features, item features.
+        person: What is known of the user.
         variants: The item under masks of its players; None where nothing of it is one.
         place_L: The player that each value of the history belongs to: an item may stand there twice.
         notes: What sets the explained query apart from the one that was asked, in words.
@@ -63,6 +65,8 @@ class Game:
         history: tuple[Player, ...],
         user: Side,
         thing: Variants | None,
+        given: float,
+        full: float,
     ) -> None:
         self.model, self.item, self._item_I = model, item, torch.tensor([item])
         self.id, self.label = data.items.ids[item], data.titles(np.array([item]))[0]
@@ -71,8 +75,8 @@ class Game:
         self.history, self.user, self.thing = slice(0, ends[0]), slice(*ends), slice(ends[1], len(self.players))
         self.queries = asked.anonymous() if history else asked
         self.place_L = torch.unique(asked.history.values, return_inverse=True)[1]
-        self._user, self.variants = user, thing
-        self.given = float(model.score(asked, self._item_I)[0, 0])
+        self.person, self.variants = user, thing
+        self.given, self.full = given, full
         self.notes: tuple[str, ...] = tuple(self._told(asked))
 
     def __call__(self, masks_MP: Tensor) -> Tensor:
@@ -111,16 +115,12 @@ class Game:
         else:
             keep_ML = torch.ones(count, len(self.place_L), dtype=torch.bool)
         ratings = None if asked.ratings is None else asked.ratings.expand(count, -1)[keep_ML]
-        features = self._user.variants(masks_MP[:, self.user])
+        features = self.person.variants(masks_MP[:, self.user])
         return Queries(asked.user.expand(count), Ragged.parts_of(asked.history.values, keep_ML), ratings, features)
 
-    def whole(self) -> float:
-        """The score with everything on."""
-        return float(self(torch.ones(1, len(self.players), dtype=torch.bool))[0])
-
     def _told(self, asked: Queries) -> Iterator[str]:
-        if self.history.stop and int(asked.user[0]) >= 0 and not same(full := self.whole(), self.given):
-            told = f"explained on the fold-in of the user's history, which scores {full:.4g}"
+        if self.history.stop and int(asked.user[0]) >= 0 and not same(self.full, self.given):
+            told = f"explained on the fold-in of the user's history, which scores {self.full:.4g}"
             yield f"{told} where the trained user vector scores {self.given:.4g}"
         if bool((asked.history.values == self.item).any()):
             yield f"this person already has {self.label}: a list leaves it out"
@@ -140,23 +140,41 @@ def game(model: Model, data: Dataset, queries: Queries, item: int, kinds: Collec
         CannotAnswer: Nothing can be switched off: the model reads neither history nor features, or this query has none.
         ConfigError: Several queries.
     """
+    [one] = games(model, data, queries, [item], kinds)
+    return one
+
+
+def games(
+    model: Model, data: Dataset, queries: Queries, items: Sequence[int], kinds: Collection[Kind] = KINDS
+) -> list[Game]:
+    """The same for several items, whose scores are asked for together; arguments and errors as of `game`."""
     if len(queries) != 1:
         raise ConfigError(f"an explanation is of one query, not of {len(queries)}")
     history = _history(model, data, queries) if "history" in model.answers and "history" in kinds else ()
-    user, features = NOBODY, model.spec.user_features
+    user, features, items_I = NOBODY, model.spec.user_features, torch.tensor(items)
     if features is not None and queries.features is not None and "new_user" in model.answers:
         user = Side("your", features, queries.features, _told(data, "user", int(queries.user[0])), kinds)
-    thing = _thing(model, data, queries, item, kinds)
-    if thing.players:
-        unmasked = queries.anonymous() if history else queries
-        aim = float(own_scores(model, unmasked, torch.tensor([item]))[0, 0])
-        for own in (False, True):
-            found = Game(model, data, queries, item, history, user, Variants(model, item, thing, own))
-            if same(found.whole(), aim):
-                return found
-    if not (history or user.players):
-        raise _nothing(model, data, item, kinds, bool(thing.players))
-    return Game(model, data, queries, item, history, user, None)
+    given = model.score(queries, items_I)[0].tolist()
+    full = own_scores(model, queries.anonymous() if history else queries, items_I)[0].tolist()
+    found = []
+    for item, *scores in zip(items, given, full, strict=True):
+        thing = _thing(model, data, queries, item, kinds)
+        variants = _variants(model, queries.anonymous() if history else queries, item, thing, scores[1])
+        if not (variants or history or user.players):
+            raise _nothing(model, data, item, kinds, bool(thing.players))
+        found.append(Game(model, data, queries, item, history, user, variants, *scores))
+    return found
+
+
+@torch.no_grad()
+def _variants(model: Model, explained: Queries, item: int, thing: Side, full: float) -> Variants | None:
+    """The item under masks, if the model scores it by its features: with all of them known it is what it was."""
+    everything, asked = torch.ones(1, len(thing.players), dtype=torch.bool), torch.tensor([model.spec.n_items])
+    for own in (False, True) if thing.players else ():
+        found = Variants(model, item, thing, own)
+        if same(float(own_scores(found(everything), explained, asked)[0, 0]), full):
+            return found
+    return None
 
 
 def same(score: float, other: float) -> bool:

@@ -173,7 +173,7 @@ def _first(one: Explanation) -> float:
 def _dependence(model: Any, data: Dataset, queries: Queries, item_U: Tensor) -> pl.DataFrame:
     """Partial dependence on every number of users and items (Friedman 2001), others left as they are."""
     spec, rows = model.spec, []
-    if spec.user_features is not None and queries.features is not None:
+    if spec.user_features is not None and queries.features is not None and "new_user" in model.answers:
         everybody = data.encoded_users(spec.user_features)
 
         def as_user(features: Encoded) -> Tensor:

@@ -12,17 +12,22 @@ the spread of ratings about their prediction. A model without a rating head, or 
 third term out. A model without a ranking head leaves the first two out, and takes an event without a rating as one q
 above what the average user would give.
 
-Legend: B queries, T pairs of a query and an item, H of them from histories, D width of a person's row.
+Gradients are worked out by hand, as in `palate.models.ncf_pairs` (a test compares them with autograd's): an explanation
+folds in hundreds of histories for one page.
+
+Legend: B queries, H history items of all of them, S sampled items, T = H + B * S pairs, those of the histories first, D
+width of a person's row, G width of GMF, X of a hidden layer.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from palate.data.dataset import Queries
-from palate.models.ncf_layers import Net, weigh
+from palate.models.ncf_layers import Net
 
 STEPS = 30
 LR = 0.3
@@ -30,10 +35,13 @@ SAMPLED = 256
 """Items that stand for all a person has not chosen."""
 USERS = 10_000
 """Known users, evenly spaced, whose rows give the mean and the standard deviation."""
-BLOCK = 2**16
-"""Pairs worked on at once."""
+BLOCK = 2**14
+"""Pairs worked on at once: their layers stay in the processor's cache."""
+
+_mask = torch.ops.aten.threshold_backward.grad_input
 
 
+@torch.no_grad()
 def fold_in(net: Net, queries: Queries, scale: tuple[float, float] | None) -> Tensor:
     """People for queries with a history, `[B, D]`, as `Net.people` gives them for known users.
 
@@ -60,54 +68,92 @@ def _descend(pairs: _Pairs, center_D: Tensor, spread_D: Tensor) -> Tensor:
     z_BD = torch.zeros(len(pairs.count_B1), len(center_D))
     mean_BD, square_BD = torch.zeros_like(z_BD), torch.zeros_like(z_BD)
     for step in range(1, STEPS + 1):
-        with torch.enable_grad():
-            z_BD.requires_grad_()
-            (gradient_BD,) = torch.autograd.grad(pairs.loss(center_D + spread_D * z_BD), z_BD)
-        z_BD = z_BD.detach()
-        gradient_BD = (gradient_BD + z_BD) / pairs.count_B1
+        gradient_BD = (spread_D * pairs.slope(center_D + spread_D * z_BD) + z_BD) / pairs.count_B1
         # Adam's rule, with an epsilon far above rounding: the order of sums must not decide the direction of a step.
-        mean_BD = mean_BD.lerp(gradient_BD, 0.1)
-        square_BD = square_BD.lerp(gradient_BD.square(), 0.05)
+        mean_BD.lerp_(gradient_BD, 0.1)
+        square_BD.lerp_(gradient_BD.square(), 0.05)
         size_BD = (square_BD / (1 - 0.95**step)).sqrt() + 1e-2
-        z_BD = z_BD - LR * (1 - step / (STEPS + 1)) / (1 - 0.9**step) * mean_BD / size_BD
+        z_BD -= LR * (1 - step / (STEPS + 1)) / (1 - 0.9**step) * mean_BD / size_BD
     return z_BD
 
 
 class _Pairs:
-    """All pairs of a block of queries, those of the histories first, with what is wanted of each."""
+    """All pairs of a block of queries with what is wanted of each: a list of the histories', a grid of the sampled."""
 
     def __init__(self, net: Net, queries: Queries, average_D: Tensor, quarter: float) -> None:
-        self.net, self.quarter = net, quarter
         history, n_items = queries.history, net.towers.item.num_embeddings
-        self.n_chosen = len(history.values)
-        self.row_T, self.item_T = history.row_of_value, history.values
+        self.net, self.quarter = net, quarter
+        self.row_H, self.item_H = history.row_of_value, history.values
         self.count_B1 = history.lengths.clamp(min=1).float().unsqueeze(1)
+        sampled_S, self.weight_BS = torch.zeros(0, dtype=torch.int64), torch.zeros(len(queries), 0)
         if net.rank is not None:
             generator = torch.Generator().manual_seed(0)
-            sampled = torch.unique(torch.randint(n_items, (SAMPLED,), generator=generator))
-            row_T, item_T = torch.cartesian_prod(torch.arange(len(queries)), sampled).unbind(1)
-            fresh = ~torch.isin(row_T * n_items + item_T, self.row_T * n_items + self.item_T)
-            row_T, item_T = row_T[fresh], item_T[fresh]
-            share_B = net.negatives * history.lengths / torch.bincount(row_T, minlength=len(queries))
-            self.weight_T = share_B[row_T]
-            self.row_T, self.item_T = torch.cat([self.row_T, row_T]), torch.cat([self.item_T, item_T])
+            sampled_S = torch.unique(torch.randint(n_items, (SAMPLED,), generator=generator))
+            pair_BS = torch.arange(len(queries)).unsqueeze(1) * n_items + sampled_S
+            fresh_BS = torch.isin(pair_BS, self.row_H * n_items + self.item_H, invert=True)
+            share_B = net.negatives * history.lengths / fresh_BS.sum(1).clamp(min=1)
+            self.weight_BS = share_B.unsqueeze(1) * fresh_BS
             self.count_B1 = self.count_B1 * (1 + net.negatives)
-        self.item = net.towers.item_side(net.towers.item(self.item_T))
+        self.chosen, self.sampled = (net.towers.item_side(net.towers.item(some)) for some in (self.item_H, sampled_S))
+        pairs = len(self.item_H) + self.weight_BS.numel()
+        self.layers: list[Any] = list(net.towers.layers)
+        widths = [self.chosen.hidden.shape[1], *(layer.out_features for layer in self.layers[1:])]
+        self.hidden, self.spare = ([torch.empty(pairs, width) for width in widths] for _ in range(2))
         self.rating_H = queries.ratings if net.rating is not None else None
         if net.rank is None and queries.ratings is None:
             average_BD = average_D.expand(len(queries), -1)
-            self.rating_H = net.predict(average_BD, history.row_of_value, history.values) + quarter
+            self.rating_H = net.predict(average_BD, self.row_H, self.item_H) + quarter
 
-    def loss(self, people_BD: Tensor) -> Tensor:
-        """The sum over the data, a scalar; each row of the gradient is due to that person's pairs alone."""
-        net, n_chosen = self.net, self.n_chosen
-        features = net.towers.features(net.sides(people_BD).take(self.row_T), self.item)
-        total = torch.zeros(())
+    def slope(self, people_BD: Tensor) -> Tensor:
+        """The gradient of the sum over the data by each person's row, `[B, D]`; a row is due to its own pairs alone."""
+        net, user, n_chosen = self.net, self.net.sides(people_BD), len(self.item_H)
+        self._climb(user.hidden)
+        product_HG, last_TX = user.factors[self.row_H] * self.chosen.factors, self.hidden[-1]
+        gmf, last = product_HG.shape[1], last_TX.shape[1]
+        to_product_HG, to_factors_BG = torch.zeros_like(product_HG), torch.zeros_like(user.factors)
+        to_last_TX, to_bias_B1 = self.spare[-1].zero_(), people_BD.new_zeros(len(people_BD), net.rating is not None)
         if net.rank is not None:
-            score_T = weigh(net.rank, features)
-            total = F.softplus(-score_T[:n_chosen]).sum() + (F.softplus(score_T[n_chosen:]) * self.weight_T).sum()
+            head_G, head_X = torch.split(net.rank.weight[0], [gmf, last])
+            score_T = last_TX @ head_X + net.rank.bias
+            score_T[:n_chosen] += product_HG @ head_G
+            score_T[n_chosen:] += ((user.factors * head_G) @ self.sampled.factors.T).view(-1)
+            slope_T = score_T.sigmoid_()
+            slope_T[:n_chosen] -= 1
+            slope_BS = slope_T[n_chosen:].view_as(self.weight_BS).mul_(self.weight_BS)
+            to_factors_BG += (slope_BS @ self.sampled.factors) * head_G
+            to_product_HG += slope_T[:n_chosen].unsqueeze(1) * head_G
+            torch.mul(slope_T.unsqueeze(1), head_X, out=to_last_TX)
         if net.rating is not None and self.rating_H is not None:
-            bias_H = people_BD[self.row_T[:n_chosen], -1]
-            rating_H = net.rating([each[:n_chosen] for each in features], bias_H, self.item_T[:n_chosen])
-            total = total + ((self.rating_H - rating_H) / self.quarter).square().sum() / 2
-        return total
+            head_G, head_X = torch.split(net.rating.linear.weight[0], [gmf, last])
+            told_H = net.rating([product_HG, last_TX[:n_chosen]], people_BD[self.row_H, -1], self.item_H)
+            slope_H1 = ((told_H - self.rating_H) / self.quarter**2).unsqueeze(1)
+            to_product_HG += slope_H1 * head_G
+            to_last_TX[:n_chosen] += slope_H1 * head_X
+            to_bias_B1.index_add_(0, self.row_H, slope_H1)
+        to_factors_BG.index_add_(0, self.row_H, to_product_HG.mul_(self.chosen.factors))
+        return torch.cat([to_factors_BG, self._descent(), to_bias_B1], 1)
+
+    def _climb(self, user_BX: Tensor) -> None:
+        """Work out the hidden layers of all pairs, from the people's share of the first."""
+        first_TX, n_chosen = self.hidden[0], len(self.item_H)
+        torch.index_select(user_BX, 0, self.row_H, out=first_TX[:n_chosen]).add_(self.chosen.hidden)
+        torch.add(user_BX.unsqueeze(1), self.sampled.hidden, out=self._grid(first_TX))
+        first_TX.relu_()
+        for layer, below, here in zip(self.layers[1:], self.hidden, self.hidden[1:], strict=False):
+            torch.addmm(layer.bias, below, layer.weight.T, out=here).relu_()
+
+    def _descent(self) -> Tensor:
+        """The gradient by the people's vectors `[B, M]`, from that by the last hidden layer in `spare`."""
+        if not self.layers:
+            return torch.zeros(len(self.weight_BS), 0)
+        for depth in range(len(self.hidden) - 1, -1, -1):
+            _mask(self.spare[depth], self.hidden[depth], 0.0, grad_input=self.spare[depth])
+            if depth:
+                torch.mm(self.spare[depth], self.layers[depth].weight, out=self.spare[depth - 1])
+        to_user_BX = self._grid(self.spare[0]).sum(1).index_add_(0, self.row_H, self.spare[0][: len(self.item_H)])
+        weight_XM: Tensor = self.layers[0].weight[:, : self.net.towers.mlp]
+        return to_user_BX @ weight_XM
+
+    def _grid(self, pairs_TX: Tensor) -> Tensor:
+        """Those with sampled items, `[B, S, X]`."""
+        return pairs_TX[len(self.item_H) :].view(*self.weight_BS.shape, pairs_TX.shape[1])

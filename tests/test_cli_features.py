@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import polars as pl
@@ -124,6 +125,65 @@ def test_people_by_attributes(tables: Path) -> None:
     assert "age was learned as number and now holds text that is no number ('old' in row 1)" in odd.err
 
 
+def test_people_by_attributes_that_the_model_cannot_use(tables: Path) -> None:
+    assert trained(tables, "mf", "--training.epochs", "1").code == 0
+    (tables / "someone.csv").write_text("club,age\nhorror,30\n,\n")
+    told = palate("recommend", tables / "run", "--features", tables / "someone.csv", "-k", "3", "--explain")
+    assert told.code == 0, told.err
+    assert "person 1: route popularity_within" in told.out
+    assert re.search(r"Recommended because people like this one chose it: age \S+ to \S+, club horror", told.out)
+    assert "person 2: route popularity\n" in told.out
+    plain = palate("train", "mf", tables / "rows.csv", "--training.epochs", "1", "--out", tables / "plain")
+    assert plain.code == 0, plain.err
+    refused = palate("recommend", tables / "plain", "--features", tables / "someone.csv")
+    assert refused.code == 2
+    assert "this model knows nothing of people's attributes: its data has no table of users" in refused.err
+
+
+def test_items_given_with_the_question(tables: Path) -> None:
+    assert trained(tables, "content-knn", "--item-kind", "year=ignore").code == 0
+    run, before = tables / "run", Recommender.load(tables / "run").data.n_items
+    (tables / "odd.csv").write_text("item_id,title\nn1,A new horror\n")
+    like = palate("similar", run, "--item", "n1", "--items", tables / "new.csv", "-k", "3", "--csv")
+    assert like.code == 0, like.err
+    assert like.out.splitlines()[1].startswith("n1,")
+    listed = palate("recommend", run, "--history", "n1", "--items", tables / "odd.csv", "-k", "3", "--json")
+    assert listed.code == 0, listed.err
+    assert len(json.loads(listed.out)) == 3  # what is said stands beside it
+    assert "new items: genres: there is no such column, so it is unknown in all 1 rows" in listed.err
+    assert Recommender.load(run).data.n_items == before
+    unknown = palate("recommend", run, "--history", "n1")
+    assert unknown.code == 2
+
+
+def test_what_is_not_known_of_people_is_counted(tables: Path) -> None:
+    assert trained(tables, "popularity").code == 0
+    (tables / "someone.csv").write_text("club\nopera\n")
+    told = palate("recommend", tables / "run", "--features", tables / "someone.csv", "-k", "3")
+    assert told.code == 0, told.err
+    assert "club: 1 values were not in training and count as unknown" in told.err
+    assert "age: there is no such column, so it is unknown in all 1 rows" in told.err
+    assert "person 1: route popularity\n" in told.out
+
+
+def test_approximate_lists(tables: Path, run: Path) -> None:
+    assert trained(tables, "mf", "--training.epochs", "1").code == 0
+    asked = ("--user", "u01", "--user", "u02", "-k", "5", "--csv")
+    near = palate("recommend", tables / "run", *asked, "--approximate")
+    assert near.code == 0, near.err
+    assert len(near.out.splitlines()) == 11
+    exact = palate("recommend", tables / "run", *asked)
+    scores = {tuple(line.split(",")[:2]) for line in exact.out.splitlines()}
+    assert len(scores & {tuple(line.split(",")[:2]) for line in near.out.splitlines()}) > 4
+    boosted = palate("recommend", tables / "run", *asked, "--approximate", "--popularity", "1")
+    assert boosted.code == 2
+    assert "approximate lists see few of them" in boosted.err
+    assert palate("train", "itemknn", tables / "rows.csv", "--out", tables / "plain").code == 0
+    refused = palate("recommend", tables / "plain", *asked, "--approximate")
+    assert refused.code == 2
+    assert "ItemKNN scores items by more than a dot product; ask it for exact lists" in refused.err
+
+
 def test_items_that_come_later(run: Path, tables: Path) -> None:
     trained(tables, "content-knn", "--item-kind", "year=ignore")
     before = palate("evaluate", run).out.splitlines()
@@ -135,6 +195,7 @@ def test_items_that_come_later(run: Path, tables: Path) -> None:
     after = palate("evaluate", tables / "larger")
     assert after.code == 0, after.err
     assert before[0].split("protocol")[0] == after.out.splitlines()[0].split("protocol")[0]
+    assert "new items: title: there is no such column" not in done.err
     twice = palate("add-items", tables / "larger", tables / "new.csv")
     assert "2 of 2 items are known already ('n1', 'n2')" in twice.err
     assert palate("add-items", run, tables / "new.csv").code == 0  # in place, the held-out part stays

@@ -19,8 +19,11 @@ from palate.data.encoded import nothing_known
 from palate.data.ragged import Ragged
 from palate.errors import CannotAnswer, ConfigError, DataError, UnknownId
 from palate.evaluation.evaluate import evaluate
+from palate.evaluation.measure import ROUTES
 from palate.evaluation.protocol import Protocol
 from palate.evaluation.validate import Validator
+from palate.models.mf import MF
+from palate.rules import Rules
 from tastes import MODELS, Tastes, TastesConfig, world
 
 COLD = ("recall@10", "ndcg@10", "coverage@40")
@@ -113,10 +116,48 @@ def test_questions_about_people_that_make_no_sense(rec: Recommender, parts) -> N
     with pytest.raises(DataError, match="no rows"):
         rec.recommend(features=people[:0])
     plain = Recommender.train(parts.train, "popularity")
+    bare = Recommender.train(replace(parts.train, user_table=None), "popularity")
     with pytest.raises(CannotAnswer, match="knows nothing of people's attributes"):
-        plain.recommend(features=people)
+        bare.recommend(features=people)
     with pytest.raises(CannotAnswer, match="Popularity knows items by their interactions alone"):
         plain.add_items(NEW)
+
+
+@pytest.mark.parametrize("name", ["itemknn", "mf", "content-knn"])
+def test_people_of_whom_a_model_knows_only_attributes_get_what_is_popular_with_their_like(
+    parts, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("palate.models.fallback.SMOOTH", 100.0)  # for a world of 640 rows
+    rec = Recommender.train(parts.train, name, training={"epochs": 1} if name == "mf" else None)
+    people = pl.DataFrame({"club": ["club 2", "club 0", None, "club 9"]})
+    found = rec.recommend(features=people, k=5, explain=True)
+    routes = found.group_by("query", maintain_order=True).first()["route"].to_list()
+    assert routes == ["popularity_within"] * 2 + ["popularity"] * 2
+    by_person = found.partition_by("query", include_key=False)
+    assert by_person[0].select(of_genre(2)).to_series().all()
+    assert by_person[1].select(of_genre(0)).to_series().all()
+    assert_frame_equal(by_person[2], by_person[3])
+    assert by_person[2]["item_id"].to_list() == rec.recommend(history=[], k=5)["item_id"].to_list()
+    told = found["reasons"].to_list()
+    assert set(told[:5]) == {"Recommended because people like this one chose it: club club 2"}
+    assert set(told[10:]) == {"Recommended because many people chose it; nothing is known of this person"}
+    # With rules, saved and loaded, and beside a history, which goes before where the model can use it.
+    only = rec.recommend(features=people[:1], k=5, rules=Rules(exclude=(by_person[0]["item_id"][0],)))
+    assert only["item_id"].to_list()[:4] == by_person[0]["item_id"].to_list()[1:]
+    rec.save(tmp_path / "run")
+    back = Recommender.load(tmp_path / "run")
+    assert_frame_equal(back.recommend(features=people, k=5, explain=True), found)
+    both = back.recommend(features=people[:1], history=[[rec.data.items.ids[0]]], k=1)
+    assert both["route"].to_list() == ["history"]
+
+
+def test_a_model_built_on_counts_alone_knows_no_attributes(parts) -> None:
+    model = MF(MF.Config(), parts.train.spec)
+    rec = Recommender.train(parts.train, model, training={"epochs": 1})
+    popular = Recommender.train(parts.train, "popularity")
+    assert popular.recommend(features=pl.DataFrame({"club": ["club 2"]}), k=1)["route"].to_list() == ["popularity"]
+    with pytest.raises(CannotAnswer, match=r"or the model was built on `data.spec`"):
+        rec.recommend(features=pl.DataFrame({"club": ["club 2"]}))
 
 
 def test_new_items_are_listed_found_and_saved(rec: Recommender, tmp_path: Path) -> None:
@@ -162,7 +203,7 @@ def test_bad_new_items(rec: Recommender, tmp_path: Path) -> None:
 
 
 def test_a_model_without_features_leaves_the_card_as_it_was(parts, tmp_path: Path) -> None:
-    Recommender.train(parts.train, "popularity").save(tmp_path / "run")
+    Recommender.train(replace(parts.train, user_table=None), "popularity").save(tmp_path / "run")
     card = json.loads((tmp_path / "run" / CARD).read_text())
     assert set(card["spec"]) == {"n_users", "n_items", "rating_scale"}
     del card["data"]["kinds"]  # as an older palate wrote it
@@ -232,7 +273,7 @@ def test_new_people_are_judged_by_content() -> None:
     model = Tastes(TastesConfig(), Tastes.spec_of(parts.train))
     model.fit(parts.train)
     found = evaluate(model, parts.test, ("recall@10",))
-    assert found.routes == {"known_user": 0.0, "history": 0.0, "content": 1.0, "popularity": 0.0}
+    assert found.routes == {route: float(route == "content") for route in ROUTES}
     assert "new_user" in found.slices
     popular = Recommender.train(parts.train, "popularity").evaluate(parts.test, ("recall@10",))
     assert found["recall@10"].value > 1.5 * popular["recall@10"].value

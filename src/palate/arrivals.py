@@ -18,7 +18,7 @@ from palate.models.base import Model
 
 
 def people(features: Any, spec: Spec) -> Encoded:
-    """What is known of people, a row for each of a table's.
+    """What is known of people, a row for each of a table's; its `notes` say what could not be used.
 
     Args:
         features: A file or frame with some columns of the users' table; ids are not looked at.
@@ -30,8 +30,9 @@ def people(features: Any, spec: Spec) -> Encoded:
     """
     if spec.user_features is None:
         raise CannotAnswer(
-            "this model knows nothing of people's attributes: train one that answers new_user on data with a table of "
-            "users (users=, --users); or give the items they liked (history=, --history)"
+            "this model knows nothing of people's attributes: its data has no table of users with numbers, dates, "
+            "categories or tags (users=, --users), or the model was built on `data.spec` and not by its name; or give "
+            "the items they liked (history=, --history)"
         )
     table = read_columns(features)
     if table.is_empty():
@@ -40,7 +41,7 @@ def people(features: Any, spec: Spec) -> Encoded:
 
 
 def with_new_items(model: Model, data: Dataset, items: Any) -> tuple[Model, Dataset]:
-    """A model and its data, extended by items that nobody has met yet.
+    """A model and its data, extended by items that nobody has met yet; `notes` of the data say what could not be used.
 
     Args:
         model: Answers for new items.
@@ -59,10 +60,12 @@ def with_new_items(model: Model, data: Dataset, items: Any) -> tuple[Model, Data
     if len(known):
         listed = ", ".join(map(repr, known[:5]))
         raise DataError(f"{len(known)} of {table.height} items are known already ({listed}); leave those rows out")
-    grown = model.with_items(encode(table, features))
+    encoded = encode(table, features)
+    grown = model.with_items(encoded)
     ours = pl.DataFrame({"item_id": data.items.ids}) if data.item_table is None else data.item_table
     try:
         both = pl.concat([ours, table.select(c for c in table.columns if c in ours.columns)], how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
         raise DataError(f"the new items do not fit the table of items: {error}") from error
-    return grown, replace(data, items=IdMap(both["item_id"].rename("id")), item_table=both)
+    notes = (*data.notes, *(f"new items: {note}" for note in encoded.notes))
+    return grown, replace(data, items=IdMap(both["item_id"].rename("id")), item_table=both, notes=notes)

@@ -18,7 +18,7 @@ from palate.arrivals import with_new_items
 from palate.config import Training, from_dict
 from palate.data.dataset import Dataset
 from palate.evaluation.evaluate import Evaluation, Validator, evaluate
-from palate.evaluation.measure import POPULARITY, taken
+from palate.evaluation.measure import POPULARITY, WITHIN, taken
 from palate.explanation.explain import explain, reasons
 from palate.explanation.explanation import Explanation, Kind
 from palate.models import MODELS
@@ -116,7 +116,7 @@ class Recommender:
         Returns:
             Columns `user_id` (of other people `query`, their place among those given, from 0), `item_id`, `score`,
             `rank` (from 1), `route`: `known_user`, `history` or `content` (of `features`) where the model answered from
-            that, else `popularity`.
+            that, else `popularity_within` (their attributes) or `popularity`.
 
         Raises:
             UnknownId: A user or an item is not in the training data.
@@ -129,7 +129,7 @@ class Recommender:
         ranked = rank_under(rules, self.model, self.data, queries, k, index=index, **how)
         found = routes.lists(ranked, asked, self.data.items, taken(self.model, queries))
         if explain:
-            texts = reasons(self.model, self.data, queries, ranked.items)
+            texts = routes.reworded(reasons(self.model, self.data, queries, ranked.items), self.model, queries)
             found = found.with_columns(reasons=pl.Series([t for row in texts for t in row if t], dtype=pl.String))
         return found
 
@@ -182,7 +182,7 @@ class Recommender:
         queries = routes.from_users(self.data, self.model.spec, distinct)
         prediction = self.model.predict(queries, torch.from_numpy(item), torch.from_numpy(row))
         route = taken(self.model, queries)[row]
-        route = np.where((route == POPULARITY) | (item < 0), routes.FALLBACK, route)
+        route = np.where(np.isin(route, (WITHIN, POPULARITY)) | (item < 0), routes.FALLBACK, route)
         return pairs.with_columns(pl.Series("prediction", prediction.numpy()), pl.Series("route", route, pl.String))
 
     def similar(self, item: str | int, k: int = 10) -> pl.DataFrame:

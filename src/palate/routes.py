@@ -21,6 +21,7 @@ from palate.data.ids import IdMap
 from palate.data.queries import FEATURES, Queries, Spec
 from palate.data.ragged import Ragged
 from palate.errors import ConfigError, DataError, UnknownId
+from palate.evaluation.measure import WITHIN, taken
 from palate.evaluation.ranked import Ranked
 from palate.models import MODELS
 from palate.models.base import Model
@@ -58,7 +59,7 @@ def fresh_model(model: str | Model, config: Any, data: Dataset) -> tuple[str, Mo
 
 def _check_spec(model: Model, data: Dataset) -> None:
     wanted = model.spec_of(data)
-    if model.spec == wanted:
+    if model.spec == wanted or (model.spec == data.spec and not model.needs & FEATURES):
         return
     name = type(model).__name__
     if replace(model.spec, item_features=wanted.item_features, user_features=wanted.user_features) == wanted:
@@ -175,6 +176,16 @@ def lists(ranked: Ranked, asked: pl.Series, items: IdMap, route: np.ndarray) -> 
             pl.Series("route", route[row.numpy()], pl.String),
         ]
     )
+
+
+def reworded(texts: list[list[str]], model: Model, queries: Queries) -> list[list[str]]:
+    """Reasons, a row for each query, as `palate.explanation.explain.reasons` gives them; those of popularity within
+    attributes name these.
+    """
+    for row in np.flatnonzero(taken(model, queries) == WITHIN):
+        told = model.fallback.names(queries.take(torch.tensor([row])))
+        texts[row] = [text and f"Recommended because people like this one chose it: {told}" for text in texts[row]]
+    return texts
 
 
 def pairs(users: pl.Series, items: pl.Series) -> pl.DataFrame:

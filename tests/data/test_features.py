@@ -79,6 +79,8 @@ def test_kinds_are_found() -> None:
     assert reasons["nothing"] == reasons["blank"] == "nothing is known"
     assert "several lengths: 2 numbers in row 2, where 1 are expected" in reasons["uneven"]
     assert "has no kind" in reasons["nested"]
+    days = look(pl.DataFrame({"item_id": [1, 2], "day": [date(1995, 1, 2), date(1996, 3, 4)]}), "item_id", {})
+    assert days[0].examples == ("1995-01-02", "1996-03-04")
 
 
 @pytest.mark.parametrize(
@@ -96,6 +98,9 @@ def test_kinds_are_found() -> None:
         ([f"tt{n:07}" for n in range(60)], None),
         ([b"\xff\xd8\xff\xe0", b"\x89PNG\r\n"], "image"),
         ([b"plain", b"bytes"], None),
+        ([b"broken", b"\xff\xd8\xff\xe0", None, b"\x89PNG\r\n"], "image"),
+        (["a.jpg", "n/a", "b.png", None], "image"),
+        (["see a.jpg", "it is good", "as I said, no"], "text"),
         (pl.Series([[1, 2], [3, 4]], dtype=pl.Array(pl.Int8, 2)), "vector"),
         (pl.Series(["a", "b", "a"], dtype=pl.Categorical), "category"),
     ],

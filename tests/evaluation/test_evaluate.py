@@ -16,6 +16,7 @@ from palate.data.dataset import Dataset
 from palate.data.ragged import Ragged
 from palate.errors import CannotAnswer, ConfigError, DataError, TrainingError
 from palate.evaluation.evaluate import Evaluation, evaluate
+from palate.evaluation.measure import ROUTES
 from palate.evaluation.protocol import Protocol, given_candidates
 from palate.evaluation.ranked import tag_vectors
 
@@ -52,7 +53,7 @@ def test_by_hand(held_out):
     assert found.exposure.tolist() == [3, 2, 1, 2]
     assert found.popularity.tolist() == [1, 2, 1, 1]
     assert "rmse" not in found.estimates  # this model does not predict ratings
-    assert found.routes == {"known_user": 0.75, "history": 0.0, "content": 0.0, "popularity": 0.25}
+    assert found.routes == {route: {"known_user": 0.75, "popularity": 0.25}.get(route, 0.0) for route in ROUTES}
     assert found.notes == (
         "1 of 5 targets count as never found: new to the model, or already seen and so kept out of the lists",
     )
@@ -232,7 +233,7 @@ def test_popularity_stands_in_where_a_model_has_no_answer(held_out):
     model = Popular(TableConfig(), dataset(TRAIN).spec)
     model.fit(dataset(TRAIN))
     found = evaluate(model, held_out, ["hit@1"])
-    assert found.routes == {"known_user": 0.0, "history": 0.0, "content": 0.0, "popularity": 1.0}
+    assert found.routes == {route: float(route == "popularity") for route in ROUTES}
     # Item 11 (two interactions) first; then 10, 12, 13 with one each, alike. User 1 has 10 and 11: 12 or 13, 1/2.
     # User 2 has 11 and 12: 10 or 13, both targets. User 3: 11 is no target. User 4: 11.
     assert found.values["hit@1"].tolist() == [0.5, 1.0, 0.0, 1.0]

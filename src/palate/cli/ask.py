@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import polars as pl
 from cyclopts import Parameter
 
 from palate import artifact
+from palate.arrivals import people as people_of
 from palate.arrivals import with_new_items
 from palate.cli.options import PROTOCOL, Beside, Flat, Reading, Switch, dataset
 from palate.cli.show import short, table
@@ -72,9 +74,11 @@ def recommend(
     user: list[str] | None = None,
     history: list[str] | None = None,
     features: Path | None = None,
+    items: str | None = None,
     k: Annotated[int, Parameter(name="-k")] = 10,
     include_seen: Annotated[bool, Switch] = False,
     rules: Annotated[Rules, Flat] = Rules(),  # noqa: B008
+    approximate: Annotated[bool, Switch] = False,
     explain: Annotated[bool, Switch] = False,
     json: Annotated[bool, Switch] = False,
     csv: Annotated[bool, Switch] = False,
@@ -87,26 +91,31 @@ def recommend(
         history: In place of --user: item ids with commas between them, oldest first; may be given several times.
         features: In place of --user, or with a --history for each of its rows: table of people, in the columns of the
             table of users that the model learned from.
+        items: Table of items that came after training, which are listed too; RUN stays as it is.
         k: List length.
         include_seen: List items of the history too.
         rules: What a list may hold and how it is re-ranked.
+        approximate: Look at the likeliest part of a large catalogue only.
         explain: Say why, in a sentence for each item.
         json: Print JSON instead of tables.
         csv: Print CSV instead of tables.
     """
     if (user is None) == (history is None and features is None):
         raise ConfigError("give either --user ID, or --history ID,ID or --features FILE or both")
-    recommender = Recommender.load(run)
-    data, exclude = recommender.data, not include_seen
+    recommender = _with_items(Recommender.load(run), items)
+    data = recommender.data
     rules = replace(rules, exclude=tuple(data.items.parse(str(one)) for one in rules.exclude))
+    how: dict[str, Any] = {"k": k, "exclude_seen": not include_seen, "rules": rules}
+    how |= {"approximate": approximate, "explain": explain}
     if user is not None:
         people = [data.users.parse(one) for one in user]
-        found = recommender.recommend(people, k=k, exclude_seen=exclude, rules=rules, explain=explain)
+        found = recommender.recommend(people, **how)
         names = {person: f"user {person}" for person in people}
     else:
+        if features is not None:
+            _say(people_of(features, recommender.model.spec).notes)
         given = None if history is None else [[data.items.parse(i) for i in line.split(",") if i] for line in history]
-        asked: dict[str, Any] = {"history": given, "features": features}
-        found = recommender.recommend(**asked, k=k, exclude_seen=exclude, rules=rules, explain=explain)
+        found = recommender.recommend(history=given, features=features, **how)
         names = {place: f"history {line}" for place, line in enumerate(history or [])}
         if features is not None:
             names = {place: f"person {place + 1}" for place in range(read_columns(features).height)}
@@ -133,6 +142,7 @@ def add_items(run: Path, items: str, *, out: Path | None = None) -> None:
     artifact.write(target, replace(whole, model=model, data=data))
     if target != run and (run / PROTOCOL).exists():
         shutil.copyfile(run / PROTOCOL, target / PROTOCOL)
+    _say(data.notes[len(whole.data.notes) :])
     print(f"saved {whole.name} in {target}: {data.n_items - whole.data.n_items:,} new items, {data.n_items:,} in all")
 
 
@@ -140,6 +150,7 @@ def similar(
     run: Path,
     *,
     item: list[str],
+    items: str | None = None,
     k: Annotated[int, Parameter(name="-k")] = 10,
     json: Annotated[bool, Switch] = False,
     csv: Annotated[bool, Switch] = False,
@@ -149,11 +160,12 @@ def similar(
     Args:
         run: Folder that `palate train` or `Recommender.save` wrote.
         item: An item's id; may be given several times.
+        items: Table of items that came after training, which may be asked about and are listed; RUN stays as it is.
         k: List length.
         json: Print JSON instead of tables.
         csv: Print CSV instead of tables.
     """
-    recommender = Recommender.load(run)
+    recommender = _with_items(Recommender.load(run), items)
     data = recommender.data
     frames = []
     for one in map(data.items.parse, item):
@@ -164,6 +176,21 @@ def similar(
             print(f"like {one} ({title}): " + (_table(found) if found.height else "nobody had it with another item"))
     if json or csv:
         print(_plain(pl.concat(frames), json))
+
+
+def _with_items(recommender: Recommender, items: str | None) -> Recommender:
+    """With the items of a table, where one is given."""
+    if items is None:
+        return recommender
+    grown = recommender.add_items(items)
+    _say(grown.data.notes[len(recommender.data.notes) :])
+    return grown
+
+
+def _say(notes: Sequence[str]) -> None:
+    """What could not be used of a table, beside the answer, which may be for a program."""
+    for note in notes:
+        print(f"  {note}", file=sys.stderr)
 
 
 def _titled(found: pl.DataFrame, data: Dataset) -> pl.DataFrame:

@@ -150,7 +150,7 @@ class Dataset:
         found |= {"time"} if self.timestamp is not None else set()
         kinds = set(self._item_side.kinds.values())
         found |= ({"item_features"} if kinds else set()) | {f"item_{kind}" for kind in kinds & {"text", "image"}}
-        found |= {"user_features"} if self._user_side.kinds else set()
+        found |= {"user_features"} if self.user_side.kinds else set()
         return frozenset(found)
 
     @cached_property
@@ -166,7 +166,7 @@ class Dataset:
         Raises:
             DataError: A declared kind does not fit its column.
         """
-        return replace(self.spec, item_features=self._item_side.features, user_features=self._user_side.features)
+        return replace(self.spec, item_features=self._item_side.features, user_features=self.user_side.features)
 
     def encoded_items(self, features: Features) -> Encoded:
         """What is known of all items, in index order; made once for the same features."""
@@ -174,19 +174,19 @@ class Dataset:
 
     def encoded_users(self, features: Features) -> Encoded:
         """What is known of all users, likewise."""
-        return self._user_side.encoded(features)
+        return self.user_side.encoded(features)
 
     @property
     def feature_notes(self) -> tuple[str, ...]:
         """Which columns of the side tables are left out and why, in words."""
-        return self._item_side.notes + self._user_side.notes
+        return self._item_side.notes + self.user_side.notes
 
     @cached_property
     def _item_side(self) -> Side:
         return Side(self.item_table, "item_id", self.item_kinds, self.n_items)
 
     @cached_property
-    def _user_side(self) -> Side:
+    def user_side(self) -> Side:
         return Side(self.user_table, "user_id", self.user_kinds, self.n_users)
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from difflib import get_close_matches
 from typing import cast, get_args
 
@@ -145,8 +146,8 @@ def guess(values: pl.Series) -> tuple[Kind | None, str]:
     if isinstance(dtype, (pl.List, pl.Array)):
         return _guess_lists(values)
     if dtype == pl.Binary:
-        starts = any(bytes(known[0]).startswith(start) for start in _STARTS)
-        return ("image", "") if starts else (None, "bytes that are no image")
+        images = sum(int(known.bin.starts_with(start).sum()) for start in _STARTS)
+        return ("image", "") if 2 * images >= len(known) else (None, "bytes that are no image")
     if dtype.is_nested() or dtype in (pl.Object, pl.Time, pl.Duration):
         return None, f"{str(dtype).lower()} has no kind"
     if len(values) > 1 and known.n_unique() == 1:
@@ -172,9 +173,14 @@ def _guess_lists(values: pl.Series) -> tuple[Kind | None, str]:
     return ("vector", "") if width else (None, "nothing is known")
 
 
+def are_paths(text: pl.Series) -> bool:
+    """Whether half of a column's texts or more are paths of images; the others are counted as images that are not."""
+    return 2 * int(text.str.contains(IMAGE_PATH).sum()) >= len(text) - text.null_count()
+
+
 def _guess_text(text: pl.Series) -> tuple[Kind | None, str]:
     """By how values look, how many words they have, and how often they come again."""
-    if bool(text.str.contains(IMAGE_PATH).all()):
+    if are_paths(text):
         return "image", ""
     if _dated(text):
         return "date", ""
@@ -224,4 +230,6 @@ def _short(value: object) -> str:
         return f"{len(value):,} bytes"
     if isinstance(value, pl.Series):
         value = value.head(4).to_list()
+    if isinstance(value, date):
+        value = str(value)
     return shown(f"{value:g}" if isinstance(value, float) else value, 30).strip("'\"")

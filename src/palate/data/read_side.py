@@ -14,7 +14,7 @@ from palate.data.checks import Findings, ids
 from palate.data.columns import NAMES, find_columns, find_key
 from palate.data.delimited import WHOLE, plain
 from palate.data.formats import TOO_LONG, Table, Types, open_table
-from palate.data.kinds import IMAGE_PATH, Look, look
+from palate.data.kinds import IMAGE_PATH, Look, are_paths, look
 from palate.errors import DataError
 
 
@@ -154,9 +154,9 @@ def _others(table: Table, frame: pl.DataFrame, names: Sequence[str], source: Any
 
 
 def _placed(values: pl.Series, folder: Path) -> pl.Series:
-    if values.dtype != pl.String or not values.drop_nulls().len() or not values.str.contains(IMAGE_PATH).all():
+    if values.dtype != pl.String or not values.drop_nulls().len() or not are_paths(values):
         return values
-    elsewhere = values.str.contains(r"^(?:[/\\~]|[A-Za-z]:|[a-z]+://)")
+    elsewhere = values.str.contains(r"^(?:[/\\~]|[A-Za-z]:|[a-z]+://)") | ~values.str.contains(IMAGE_PATH)
     return pl.select(pl.when(elsewhere).then(values).otherwise(pl.lit(f"{folder}/") + values)).to_series()
 
 

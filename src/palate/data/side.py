@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -99,6 +100,12 @@ class Side:
         if self._learned is None and self.table is not None and self.kinds:
             self._learned = learn(self.table, self.kinds)
         return self._learned
+
+    @cached_property
+    def attributes(self) -> Features | None:
+        """Likewise of the kinds that people are told apart by without a model; see `palate.models.fallback`."""
+        kinds = {name: kind for name, kind in self.kinds.items() if kind in ("number", "date", "category", "tags")}
+        return None if self.table is None or not kinds else learn(self.table, kinds)
 
     def encoded(self, features: Features) -> Encoded:
         """All rows; made once for the same features."""

@@ -22,8 +22,15 @@ from palate.evaluation.protocol import NEGATIVES, Protocol, sampled_candidates
 from palate.evaluation.rank import block_rows, rank
 from palate.evaluation.ranked import NEVER, Catalogue, join
 
-ROUTES = KNOWN_USER, HISTORY, CONTENT, POPULARITY = ("known_user", "history", "content", "popularity")
-"""Who answered: the model knowing the user, from the history, from what else is known; or popularity in its place."""
+ROUTES = KNOWN_USER, HISTORY, CONTENT, WITHIN, POPULARITY = (
+    "known_user",
+    "history",
+    "content",
+    "popularity_within",
+    "popularity",
+)
+"""Who answered: the model knowing the user, from the history, from what else is known; or popularity in its place,
+within the attributes of the person or of all."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -203,5 +210,6 @@ def taken(model: Any, queries: Queries) -> np.ndarray:
     """Which of `ROUTES` answers each query, text `[B]`."""
     by_user = (queries.user >= 0).numpy() & ("known_user" in model.answers)
     by_history = (queries.history.lengths > 0).numpy() & ("history" in model.answers)
-    unanswered = ~model.answerable(queries).numpy()
-    return np.select([unanswered, by_user, by_history], [POPULARITY, KNOWN_USER, HISTORY], CONTENT)
+    unanswered, within = ~model.answerable(queries).numpy(), model.fallback.told(queries).numpy()
+    found = [WITHIN, POPULARITY, KNOWN_USER, HISTORY]
+    return np.select([unanswered & within, unanswered, by_user, by_history], found, CONTENT)

@@ -20,7 +20,7 @@ from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.encoded import Encoded
 from palate.data.queries import FEATURES
 from palate.errors import CannotAnswer, DataError
-from palate.models.layers import Fallback
+from palate.models.fallback import Fallback
 from palate.training.loop import Epoch, Job, run
 from palate.training.losses import Link
 
@@ -57,8 +57,8 @@ class Model(nn.Module, ABC):
 
     @classmethod
     def spec_of(cls, data: Dataset) -> Spec:
-        """What a model of this class is built from: counts, and what it needs to know of features."""
-        return data.described if cls.needs & FEATURES else data.spec
+        """What a model of this class is built from: counts, what it needs to know of features, users' attributes."""
+        return data.described if cls.needs & FEATURES else replace(data.spec, user_features=data.user_side.attributes)
 
     @final
     def fit(self, data: Dataset, training: Training | None = None, validate: Any = None, **job: Any) -> list[Epoch]:

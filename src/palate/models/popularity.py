@@ -30,12 +30,13 @@ class Popularity(Model):
 
     def __init__(self, config: PopularityConfig, spec: Spec) -> None:
         super().__init__(config, spec)
+        self.fallback.within = None  # everybody's popularity, also for people of whom attributes are known
 
     def _fit(self, data: Dataset, job: Job) -> list[Epoch]:
         return []  # `fit` has counted already: every model carries these counts.
 
     def _score(self, queries: Queries) -> Tensor:
-        return self.fallback.score(queries).clone()
+        return self.fallback.popularity.repeat(len(queries), 1)
 
     def _parts(self, queries: Queries, item: int) -> tuple[Tensor, float]:
         return torch.zeros(len(queries.history.values)), float(self.fallback.popularity[item])

@@ -91,8 +91,39 @@ def test_known_items_are_rated_as_by_matrix_factorization() -> None:
 def test_the_encoder_moves_no_known_item() -> None:
     model = fitted()
     rest = torch.cat([model.rest.weight, model.rest_bias.weight], 1)
-    torch.testing.assert_close(model.vector, model.prior + rest, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.vector[:, :-1], model.prior + rest, rtol=1e-4, atol=1e-5)
     assert float(model.prior.abs().mean()) > 0.05
+
+
+def test_who_chooses_better_than_content_says_is_told_so_of_new_items_alone() -> None:
+    """By hand: c_u from the ratings, and that it stands in the predictions of new items and in no others."""
+    known, whole = worlds()
+    model = fitted()
+    assert known.rating is not None
+    assert model.spec.item_features is not None
+    asked = Queries(torch.tensor([7]), known.histories.take(torch.tensor([7])))
+    mine = known.user == 7
+    content = model.prior[torch.from_numpy(known.item[mine].astype(np.int64))]
+    person = torch.cat([model.user.weight[7], torch.ones(1)]).detach()
+    told = model.bias + model.user_bias.weight[7].detach() + content @ person
+    choice = (torch.from_numpy(known.rating[mine]) - told).sum() / (int(mine.sum()) + 10)
+    torch.testing.assert_close(model.choice[7, 0], choice, rtol=1e-4, atol=1e-5)
+    grown = model.with_items(whole.encoded_items(model.spec.item_features).take(torch.arange(KNOWN, 80)))
+    expected = model.bias + model.user_bias.weight[7].detach() + choice + grown.prior[KNOWN:] @ person
+    torch.testing.assert_close(grown.score(asked)[0, KNOWN:], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(grown.score(asked)[:, :KNOWN], model.score(asked), rtol=1e-4, atol=1e-5)
+
+
+def test_a_new_persons_choice_is_found_from_a_history() -> None:
+    """The training person's own history, asked about as a stranger's, gives about what training gave."""
+    known, whole = worlds()
+    model = fitted()
+    assert known.rating is not None
+    assert model.spec.item_features is not None
+    grown = model.with_items(whole.encoded_items(model.spec.item_features).take(torch.arange(KNOWN, 80)))
+    own = known.queries(np.arange(known.n_users), model.spec)
+    ours, theirs = grown.score(own)[:, KNOWN:], grown.score(own.anonymous())[:, KNOWN:]
+    assert float((ours - theirs).abs().mean()) < 0.3 * float((ours - ours.mean()).abs().mean())
 
 
 def test_a_run_that_was_stopped_between_its_turns_ends_the_same(tmp_path: Path) -> None:

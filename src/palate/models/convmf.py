@@ -10,10 +10,15 @@ round: nothing); then the encoder, with the users as they are, to predict the ra
     mean of (r - b - b_u - <[p_u, 1], encoder(content_i)>)^2
 
 where the paper regresses on q_i: so an item counts by its ratings, and the encoder learns what an item that nobody has
-rated needs. A share of the items is kept from the encoder; its epoch is chosen by their ratings. A new item has eps 0.
+rated needs. A share of the items is kept from the encoder; its epoch is chosen by their ratings. A new item has eps 0:
+
+prediction(u, new i) = b + b_u + c_u + <[p_u, 1], encoder(content_i)>,  c_u = sum of what that leaves / (n_u + 10)
+
+with the sum over u's ratings, without c_u: whose films were better than films of their kind are chooses well again.
 A person the model has never seen is answered by ridge from a history, as in `palate.models.mf_foldin`.
 
-Legend: B queries, N items, P pairs, R distinct rows, T history items, D dim, E = D + 1 with the bias as last entry.
+Legend: B queries, N items, P pairs, R distinct rows, T history items, D dim, E = D + 1 with the bias as last entry,
+F = E + 1 with what is new as last entry: [q_i, b_i, 0], for a new item 1; [p_u, 1, c_u].
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ from palate.config import check
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.encoded import Encoded, Features
 from palate.models.base import GradientModel
-from palate.models.convmf_reader import Reader, reading
+from palate.models.convmf_reader import Reader, left_over, reading
 from palate.models.encoders import ContentEncoder, encode_all
 from palate.models.fold_in import l2_share, ridge, told_ratings
 from palate.training import losses
@@ -55,6 +60,8 @@ class ConvMFConfig:
     """1 is the same for every rating, 0 the same for every vector."""
     rounds: int = 1
     """How often factors and encoder take turns."""
+    columns: tuple[str, ...] = ()
+    """Item columns to read; default all."""
     text: Literal["cnn", "bag"] = "cnn"
     """How texts are read: as words in order, or as a bag of words, which is far quicker."""
     dropout: float = 0.3
@@ -87,6 +94,7 @@ class ConvMF(GradientModel):
     bias: Tensor
     prior: Tensor
     vector: Tensor
+    choice: Tensor
     user_weight: Tensor
     item_weight: Tensor
 
@@ -98,11 +106,14 @@ class ConvMF(GradientModel):
         self.user_bias = nn.Embedding(spec.n_users, 1)
         self.rest = nn.Embedding(known, config.dim)
         self.rest_bias = nn.Embedding(known, 1)
-        self.encoder = ContentEncoder(self.features, width, text=config.text, dropout=config.dropout)
+        self.encoder = ContentEncoder(
+            self.features, width, columns=config.columns, text=config.text, dropout=config.dropout
+        )
         self.register_buffer("bias", torch.zeros(()))
-        # What the encoder makes of each item, and that with eps.
+        # What the encoder makes of each item, that with eps and whether it is new, and c_u.
         self.register_buffer("prior", torch.zeros(spec.n_items, width))
-        self.register_buffer("vector", torch.zeros(spec.n_items, width))
+        self.register_buffer("vector", torch.zeros(spec.n_items, width + 1))
+        self.register_buffer("choice", torch.zeros(spec.n_users, 1))
         # Weight of the L2 in one pair; only training reads it, so it is not saved.
         self.register_buffer("user_weight", torch.ones(spec.n_users), persistent=False)
         self.register_buffer("item_weight", torch.ones(known), persistent=False)
@@ -127,7 +138,8 @@ class ConvMF(GradientModel):
             nn.init.normal_(table.weight, std=self.config.init)
         for table in (self.user_bias, self.rest_bias):
             nn.init.zeros_(table.weight)
-        self.prior, self.vector = torch.zeros_like(self.prior), torch.zeros_like(self.vector)
+        for name in ("prior", "vector", "choice"):
+            setattr(self, name, torch.zeros_like(getattr(self, name)))
         assert data.rating is not None  # `needs` holds rating
         self.bias.fill_(float(np.mean(data.rating, dtype=np.float64)))
         self.user_weight.copy_(l2_share(torch.from_numpy(np.diff(data.offsets)), self.config.reg_power))
@@ -146,10 +158,12 @@ class ConvMF(GradientModel):
         reading(self.encoder, items, data, people_UE, target, replace(job, training=how, validate=None, on_epoch=None))
         with torch.no_grad():
             prior_NE = encode_all(self.encoder, items)
-            moved_NE = self.vector - prior_NE
+            moved_NE = self.vector[:, :-1] - prior_NE
             self.rest.weight.copy_(moved_NE[:, :-1])
             self.rest_bias.weight.copy_(moved_NE[:, -1:])
             self.prior = prior_NE
+            user, item = (torch.from_numpy(column.astype(np.int64)) for column in (data.user, data.item))
+            self.choice = left_over(people_UE, prior_NE, user, item, target)
         self._settle()
 
     def batches(self, data: Dataset, rng: torch.Generator, size: int) -> Iterator[Pairs]:
@@ -182,45 +196,51 @@ class ConvMF(GradientModel):
 
     @torch.no_grad()
     def _settle(self) -> None:
-        self.vector = self.prior + torch.cat([self.rest.weight, self.rest_bias.weight], 1)
+        vector_NE = self.prior + torch.cat([self.rest.weight, self.rest_bias.weight], 1)
+        self.vector = F.pad(vector_NE, (0, 1))
 
     def _new_items(self, features: Encoded) -> dict[str, Tensor]:
         prior_NE = encode_all(self.encoder, features)
-        return {"prior": prior_NE, "vector": prior_NE}
+        return {"prior": prior_NE, "vector": F.pad(prior_NE, (0, 1), value=1.0)}
 
     def _score(self, queries: Queries) -> Tensor:
-        person_BE, bias_B1 = self._people(queries)
-        return self.bias + bias_B1 + person_BE @ self.vector.T
+        person_BF, bias_B1 = self._people(queries)
+        return self.bias + bias_B1 + person_BF @ self.vector.T
 
     def _score_items(self, queries: Queries, item_I: Tensor) -> Tensor:
-        person_BE, bias_B1 = self._people(queries)
-        return self.bias + bias_B1 + person_BE @ self.vector[item_I].T
+        person_BF, bias_B1 = self._people(queries)
+        return self.bias + bias_B1 + person_BF @ self.vector[item_I].T
 
     def _predict(self, queries: Queries, row_P: Tensor, item_P: Tensor) -> Tensor:
-        person_BE, bias_B1 = self._people(queries)
-        return self.bias + bias_B1[row_P, 0] + (person_BE[row_P] * self.vector[item_P]).sum(1)
+        person_BF, bias_B1 = self._people(queries)
+        return self.bias + bias_B1[row_P, 0] + (person_BF[row_P] * self.vector[item_P]).sum(1)
 
     def _people(self, queries: Queries) -> tuple[Tensor, Tensor]:
-        """[p, 1] and bias of each query, `[B, E]` and `[B, 1]`: trained for a known user, else by ridge."""
-        known_B = queries.user.clamp(min=0)
-        p_BD, bias_B1 = self.user.weight[known_B], self.user_bias.weight[known_B]
+        """[p, 1, c] and bias of each query, `[B, F]` and `[B, 1]`: trained for a known user, else by ridge."""
+        known_B, dim = queries.user.clamp(min=0), self.config.dim
+        person_BF = torch.cat([self.user.weight[known_B], torch.ones(len(queries), 1), self.choice[known_B]], 1)
+        bias_B1 = self.user_bias.weight[known_B]
         new = (queries.user < 0).nonzero().squeeze(1)
         if len(new):
-            found_BE = self._fold_in(queries.take(new))
-            p_BD[new], bias_B1[new] = found_BE[:, :-1], found_BE[:, -1:]
-        return torch.cat([p_BD, torch.ones_like(bias_B1)], 1), bias_B1
+            found_BE, choice_B1 = self._fold_in(queries.take(new))
+            person_BF[new, :dim], bias_B1[new], person_BF[new, -1:] = found_BE[:, :-1], found_BE[:, -1:], choice_B1
+        return person_BF, bias_B1
 
-    def _fold_in(self, queries: Queries) -> Tensor:
-        """Vectors and, last, biases of people of whom a history is known, `[B, E]`."""
+    def _fold_in(self, queries: Queries) -> tuple[Tensor, Tensor]:
+        """Of people of whom a history is known: vectors and, last, biases, `[B, E]`; and c, `[B, 1]`."""
         config, history = self.config, queries.history
-        rating_T = told_ratings(queries, float(self.bias), self.spec.rating_scale)
+        rating_T = told_ratings(queries, float(self.bias), self.spec.rating_scale) - self.bias
         reg_E = torch.tensor([config.reg] * config.dim + [config.bias_reg]).clamp(min=1e-6)
         penalty_BE = l2_share(history.lengths.unsqueeze(1), config.reg_power) * reg_E
-        vector_NE = torch.cat([self.vector[:, :-1], torch.ones(len(self.vector), 1)], 1)
-        return ridge(history, vector_NE, rating_T - self.bias - self.vector[history.values, -1], penalty_BE)
+        q_ND, item_bias_T = self.vector[:, : config.dim], self.vector[history.values, config.dim]
+        vector_NE = torch.cat([q_ND, torch.ones(len(q_ND), 1)], 1)
+        found_BE = ridge(history, vector_NE, rating_T - item_bias_T, penalty_BE)
+        person_BE, row_T = torch.cat([found_BE[:, :-1], torch.ones(len(found_BE), 1)], 1), history.row_of_value
+        target_T = rating_T - found_BE[row_T, -1]
+        return found_BE, left_over(person_BE, self.prior, row_T, history.values, target_T)
 
     def item_vectors(self) -> Tensor:
-        return self.vector[:, :-1]
+        return self.vector[:, : self.config.dim]
 
     def item_factors(self) -> Tensor:
         return self.vector

@@ -19,11 +19,14 @@ from palate.data.dataset import Dataset
 from palate.data.encoded import Encoded
 from palate.data.ragged import Ragged
 from palate.models.encoders import ContentEncoder, encode_all
+from palate.models.layers import SHRINK
 from palate.training import losses
 from palate.training.loop import Job, run
 
 RATINGS = 256
 """Most ratings of an item in a batch."""
+BLOCK = 2**18
+"""Ratings at once where nothing is trained."""
 KEPT_BACK, LEAST = 0.1, 20
 """Share of the items by whose ratings the encoder's epoch is chosen, and fewest items for that."""
 
@@ -57,7 +60,7 @@ class Reader(nn.Module):
 
     BATCH: ClassVar[int] = 64
     """Items in a step."""
-    PATIENCE: ClassVar[int] = 4
+    PATIENCE: ClassVar[int] = 8
 
     def __init__(self, encoder: ContentEncoder, items: Encoded, people: Tensor, user: Tensor, target: Tensor) -> None:
         super().__init__()
@@ -140,3 +143,20 @@ def reading(encoder: ContentEncoder, items: Encoded, data: Dataset, people: Tens
     reader = Reader(encoder, items, people, torch.from_numpy(data.user.astype(np.int64)), target)
     chosen, kept = (Ratings(part, rows, data.fingerprint) for part in (shuffled[back:], shuffled[:back]))
     run(reader, chosen, Job(**vars(job) | {"validate": Judge(reader, kept) if back else None}))
+
+
+def left_over(people: Tensor, vector: Tensor, user: Tensor, item: Tensor, target: Tensor) -> Tensor:
+    """What the encoder leaves of each person's ratings, in the mean, as if `SHRINK` more were without error, `[U, 1]`.
+
+    Args:
+        people: a_u, `[U, E]`.
+        vector: Items as they were read, `[N, E]`.
+        user, item, target: Whose rating it is, of what, and t.
+    """
+    total_U, count_U = torch.zeros(len(people)), torch.bincount(user, minlength=len(people))
+    for start in range(0, len(user), BLOCK):
+        rows = slice(start, start + BLOCK)
+        error_T = target[rows] - (people[user[rows]] * vector[item[rows]]).sum(1)
+        total_U.index_add_(0, user[rows], error_T)
+    mean_U: Tensor = total_U / (count_U + SHRINK)
+    return mean_U.unsqueeze(1)

@@ -1,14 +1,14 @@
 """New items: what models find of items that nobody has had yet, alone and among the items that training saw.
 
     python benchmarks/cold_items.py --data ml-1m [--models content-knn two-tower ...] [--seeds 0 1 2] [--keep FOLDER]
-    python benchmarks/cold_items.py --data ml-1m --ablation
     python benchmarks/cold_items.py --data citeulike-a
 
 A fifth of the items is new: half of them for valid, half for test, with all their rows; the rows of the other items are
 cut 8:1:1 (the protocol of ALDI). Lists are judged three times: new items alone, known items alone, all together; what
 somebody has had is never listed. Every model may try a few settings, judged on the first seed's new items of valid; the
 best is fitted for each seed, its epochs chosen on that seed's own, and judged on test once. `random` gives every item
-the same score and gets its expected place. With a folder to keep them in, runs that are done are not done again.
+the same score and gets its expected place; "shuffled" models read the content of another item, drawn at random: what is
+left of their lists is not owed to pixels or words. Runs kept in a folder are not done again.
 """
 
 from __future__ import annotations
@@ -32,9 +32,12 @@ from palate.data.parts import Split
 from palate.demo_content import Chance, NoSettings
 from palate.evaluation.compare import compare
 from palate.evaluation.evaluate import Evaluation, Validator, evaluate
+from palate.evaluation.result import estimates
 from palate.models import MODELS
+from palate.models.base import Model
 from palate.models.blend import Member
 from palate.models.content_cnn import ImageCNNConfig, TextCNNConfig
+from palate.models.content_ials import ContentIALSConfig
 from palate.models.content_knn import ContentKNNConfig
 from palate.models.dropoutnet import DropoutNetConfig
 from palate.models.hybrid import HybridConfig
@@ -61,34 +64,40 @@ def tower(*columns: str, **more: Any) -> Choice:
     return DropoutNetConfig(**({"dim": 128, "alpha": 0.2, "reg": 0.01, "columns": columns} | more)), users(40, 1e-3)
 
 
+def routed(content: str, keep: float = 0.99, held_out: float = 0.2, **ials: float) -> Choice:
+    """iALS for known items, and for new ones a content model."""
+    settings = ials if content == "content-ials" else None
+    return HybridConfig(
+        warm=Member(model="ials", config=ials), content=Member(model=content, config=settings), keep=keep,
+        held_out=held_out,
+    ), PLAIN  # fmt: skip
+
+
+FILMS = {"dim": 128, "alpha": 0.2, "reg": 0.01}
 ML_1M: dict[str, list[Choice]] = {
     "random": [(NoSettings(), PLAIN)],
-    "ials": [(IALSConfig(dim=128, alpha=0.2, reg=0.01), PLAIN)],
+    "ials": [(IALSConfig(**FILMS), PLAIN)],
     "content-knn": [(ContentKNNConfig(profile=p, number=n), PLAIN) for p in ("mean", "neighbours") for n in (0.2, 1.0)],
-    "text-cnn": [(TextCNNConfig(columns=("plot",)), users(20))],
-    "image-cnn": [(ImageCNNConfig(columns=("poster",)), users(15))],
+    "text-cnn": [(TextCNNConfig(columns=("plot",), dropout=0.5), users(8, 1e-3, patience=3))],
+    "image-cnn": [(ImageCNNConfig(columns=("poster",)), users(8, patience=2))],
     "two-tower": [(TwoTowerConfig(text="bag", columns=WORDS, id_dropout=d), users(30)) for d in (0.3, 0.6)],
     "dropoutnet": [tower(text="bag", columns=WORDS), tower(text="bag", columns=WORDS, boost=1.5)],
-    "hybrid": [(HybridConfig(warm=Member(model="ials", config={"dim": 128, "alpha": 0.2})), PLAIN)],
+    "content-ials": [(ContentIALSConfig(**FILMS, map_reg=r), PLAIN) for r in (0.1, 0.3, 1.0, 3.0)],
+    "hybrid": [routed("content-ials", **FILMS), routed("content-knn", **FILMS)],
 }
-ABLATION: dict[str, list[Choice]] = {
-    "genres": [tower("genres")],
-    "plot by text CNN": [tower("plot")],
-    "poster by image CNN": [tower("poster")],
-    "people": [tower("director", "actors")],
-    "all": [tower()],
-}
+ARTICLES = {"dim": 400, "alpha": 0.05, "reg": 0.003}
 CITEULIKE: dict[str, list[Choice]] = {
     "random": [(NoSettings(), PLAIN)],
-    "ials": [(IALSConfig(dim=200, alpha=0.02, reg=0.005), PLAIN)],
+    "ials": [(IALSConfig(**ARTICLES), PLAIN)],
     "content-knn": [
-        (ContentKNNConfig(profile=p, shrink=s), PLAIN) for p, s in (("mean", 0.0), ("mean", 0.3), ("neighbours", 0.0))
+        (ContentKNNConfig(profile=p, shrink=s), PLAIN)
+        for p, s in (("mean", 0.0), ("mean", 0.3), ("mean", 1.0), ("neighbours", 0.0))
     ],
-    "two-tower": [(TwoTowerConfig(dim=128, dropout=d, id_dropout=0.6), users(30)) for d in (0.2, 0.5)],
     "dropoutnet": [
         (DropoutNetConfig(dim=200, alpha=a, dropout=d), users(40)) for a, d in ((0.1, 0.3), (0.1, 0.5), (0.02, 0.3))
     ],
-    "hybrid": [(HybridConfig(warm=Member(model="ials", config={"dim": 200, "alpha": 0.02})), PLAIN)],
+    "content-ials": [(ContentIALSConfig(**ARTICLES, map_reg=r, shrink=0.3), PLAIN) for r in (0.1, 0.3, 1.0, 3.0)],
+    "hybrid": [routed("content-ials", **ARTICLES)],
 }
 """Settings that each model may try."""
 
@@ -118,18 +127,35 @@ def citeulike() -> tuple[pl.DataFrame, pl.DataFrame, dict[str, str]]:
     return rows, pl.read_parquet(folder / "item_tags.parquet"), {"tags": "tags"}
 
 
+PLAINEST, DRAWS = "content-knn", 10
 KINDS = {**MODELS, "random": Chance}
-WATCHED = ("text-cnn", "image-cnn", "two-tower")
+ENCODERS = ("text-cnn", "image-cnn")
+"""Models whose item vectors are kept, for benchmarks/cold_inputs.py."""
+WATCHED = [MODELS[name] for name in (*ENCODERS, "two-tower")]
 """Models whose epochs are chosen on valid's new items."""
 DATA = {"ml-1m": (ml_1m, ML_1M), "citeulike-a": (citeulike, CITEULIKE)}
 
 
-def parts_of(name: str, seed: int) -> Split:
-    """New items for valid and for test, a tenth of all each; the other rows 8:1:1."""
+def parts_of(name: str, seed: int, draw: int | None = None, more: pl.DataFrame | None = None) -> Split:
+    """New items for valid and for test, a tenth of all each; the other rows 8:1:1.
+
+    Args:
+        name: Key in `DATA`.
+        seed: Decides which items are new.
+        draw: Gives each new item the content of another, drawn with this number.
+        more: An item table that takes the place of the data's own; its kinds are inferred.
+    """
     rows, items, kinds = DATA[name][0]()
+    if more is not None:
+        items, kinds = more, {column: kind for column, kind in kinds.items() if column in more.columns}
     rng = np.random.default_rng(seed)
     ids = rows["item_id"].unique().sort().to_numpy()
     fate = pl.DataFrame({"item_id": ids, "part": rng.choice(["train", "valid", "test"], len(ids), p=[0.8, 0.1, 0.1])})
+    if draw is not None:
+        new = pl.col("item_id").is_in(fate.filter(pl.col("part") != "train")["item_id"].implode())
+        strange = items.filter(new)
+        mixed = strange.drop("item_id").sample(fraction=1.0, shuffle=True, seed=draw)
+        items = pl.concat([items.filter(~new), strange.select("item_id").hstack(mixed)])
     rows = rows.join(fate.with_columns(pl.col("item_id").cast(rows.schema["item_id"])), on="item_id", how="left")
     drawn = pl.Series("drawn", rng.choice(["train", "valid", "test"], rows.height, p=[0.8, 0.1, 0.1]))
     rows = rows.with_columns(part=pl.when(pl.col("part") == "train").then(drawn).otherwise(pl.col("part")))
@@ -147,14 +173,13 @@ class Work:
     """
 
     def __init__(self, name: str, seed: int, keep: Path) -> None:
-        self.seed, self.parts = seed, parts_of(name, seed)
-        self.new = self.parts.valid.take(self.parts.valid.item >= self.parts.train.n_items)
+        self.name, self.seed = name, seed
         self.keep = keep / f"{name}-{seed}"
         self.keep.mkdir(parents=True, exist_ok=True)
 
     def run(self, name: str, number: int, choice: Choice, test: bool) -> tuple[float, dict[str, Evaluation]]:
         """ndcg@20 on valid's new items and, if asked for, the evaluations on test, of one setting."""
-        file = self.keep / f"{name.replace(' ', '-')}-{number}.json"
+        file = self.keep / f"{name.replace(', ', '-')}-{number}.json"
         found = json.loads(file.read_text()) if file.exists() else {}
         if not found or (test and not found["test"]):
             found = self._fit(name, choice, test)
@@ -164,68 +189,103 @@ class Work:
 
     def _fit(self, name: str, choice: Choice, test: bool) -> dict[str, Any]:
         config, training = choice
-        kind = KINDS.get(name) or MODELS["dropoutnet"]  # the ablation's names are of what a tower reads
-        model = kind(config, kind.spec_of(self.parts.train))
-        watch = Validator(self.new, model, "ndcg@20")
-        start = time.perf_counter()
-        # iALS, dropoutnet's tower and the hybrid choose by themselves, or have nothing to choose.
-        chosen_on = watch if name in WATCHED else None
-        records = model.fit(self.parts.train, replace(training, seed=self.seed), chosen_on)
-        seconds = time.perf_counter() - start
-        judged = {}
-        for candidates in SETS if test else ():
-            judged[candidates] = evaluate(
-                model, self.parts.test, METRICS, candidates=candidates, name=name, fit_seconds=seconds
-            ).to_dict()
-        return {"valid": watch(model)["ndcg@20"], "epochs": len(records), "test": judged}
+        parts = parts_of(self.name, self.seed)
+        training = replace(training, seed=self.seed)
+        model, found = fitted(KINDS[name], config, training, parts, SETS if test else (), name)
+        if name in ENCODERS and test:
+            np.save(self.keep / f"{name}.npy", grown(model, parts).item_vectors())
+            found["test"]["shuffled"] = self._shuffled(model, name).to_dict()
+        return found
+
+    def _shuffled(self, model: Model, name: str) -> Evaluation:
+        """Test's new items alone, by the content of others; each person's mean over the draws."""
+        runs = []
+        for draw in range(DRAWS):
+            test = parts_of(self.name, self.seed, draw).test
+            runs.append(evaluate(model, test, METRICS, candidates="new", name=f"{name}, shuffled"))
+        whole = runs[0].slices["all"]
+        values = {metric: np.mean([run.values[metric] for run in runs], axis=0) for metric in whole.values}
+        every = replace(whole, values=values, estimates=estimates(values, whole.ratings, 0))
+        return replace(runs[0], slices={"all": every})
+
+
+def fitted(
+    kind: Any, config: Any, training: Training, parts: Split, sets: Sequence[str], name: str
+) -> tuple[Model, dict[str, Any]]:
+    """A model that has learned from train, and how it does on valid's new items and, if asked for, on test."""
+    model = kind(config, kind.spec_of(parts.train))
+    watch = Validator(parts.valid.take(parts.valid.item >= parts.train.n_items), model, "ndcg@20")
+    start = time.perf_counter()
+    # iALS, the content tower and the hybrid choose by themselves, or have nothing to choose.
+    records = model.fit(parts.train, training, watch if kind in WATCHED else None)
+    seconds = time.perf_counter() - start
+    judged = {}
+    for candidates in sets:
+        judged[candidates] = evaluate(
+            model, parts.test, METRICS, candidates=candidates, name=name, fit_seconds=seconds
+        ).to_dict()
+    return model, {"valid": watch(model)["ndcg@20"], "epochs": len(records), "test": judged}
+
+
+def grown(model: Model, parts: Split) -> Model:
+    """A model that knows all items of the data, valid's and test's too."""
+    features = model.spec.item_features
+    assert features is not None  # content models alone are asked
+    every = parts.test.encoded_items(features)
+    return model.with_items(every.take(torch.arange(parts.train.n_items, parts.test.n_items)))
 
 
 def main() -> None:
     """Print the table and write it down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", choices=list(DATA), required=True)
-    parser.add_argument("--ablation", action="store_true", help="one content tower, by what it reads")
     parser.add_argument("--models", nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--keep", type=Path, default=Path("runs") / "cold_items")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    choices = ABLATION if given.ablation else DATA[given.data][1]
+    choices = DATA[given.data][1]
     names = given.models or list(choices)
     works = [Work(given.data, seed, given.keep) for seed in given.seeds]
     found: dict[str, list[dict[str, Evaluation]]] = {}
     chosen = []
     for name in names:
-        valid = [works[0].run(name, number, choice, test=False)[0] for number, choice in enumerate(choices[name])]
+        alone = len(choices[name]) == 1
+        valid = [works[0].run(name, number, choice, test=alone)[0] for number, choice in enumerate(choices[name])]
         best = int(np.argmax(valid))
         found[name] = [work.run(name, best, choices[name][best], test=True)[1] for work in works]
         chosen.append(f"{name}: {len(valid)} tried, valid {max(valid):.4f}; {choices[name][best][0]}")
-    rows = [[name, *(cell(found[name], kind, metric) for kind in SETS for metric in METRICS[:2])] for name in names]
+    for name in [name for name in names if "shuffled" in found[name][0]]:
+        found[f"{name}, shuffled"] = [{"new": run["shuffled"]} for run in found[name]]
+    rows = [[name, *(cell(found[name], kind, metric) for kind in SETS for metric in METRICS[:2])] for name in found]
     about = [
         f"Data: {given.data}; a fifth of the items new, half of them valid's; seeds {given.seeds}.",
         f"Protocol hashes (new, first seed first): {', '.join(each['new'].protocol.hash for each in found[names[0]])}.",
         f"Intervals: 95 %, Student's t over {len(works)} seeds.",
         *chosen,
-        *told(found, names),
+        *told(found),
     ]
-    suffix = "_ablation" if given.ablation else ""
     header = ["model", *(f"{kind}: {metric}" for kind in SETS for metric in METRICS[:2])]
-    write_result(f"cold_items_{given.data.replace('-', '_')}{suffix}", "New items", about, header, rows)
+    write_result(f"cold_items_{given.data.replace('-', '_')}", "New items", about, header, rows)
 
 
 def cell(runs: Sequence[dict[str, Evaluation]], kind: str, metric: str) -> str:
     """A mean over seeds, with its interval."""
-    return student([run[kind][metric].value for run in runs])
+    return student([run[kind][metric].value for run in runs]) if kind in runs[0] else ""
 
 
-def told(found: dict[str, list[dict[str, Evaluation]]], names: Sequence[str]) -> list[str]:
-    """In words: who beats whom on new items by users of the first seed, and what the lists of all items hold."""
-    first = {name: found[name][0]["new"] for name in names}
-    lines = ["New items, first seed, by users, Holm-corrected:"]
-    lines += [difference.verdict for difference in compare(first, "recall@20").differences] if len(names) > 1 else []
+def told(found: dict[str, list[dict[str, Evaluation]]]) -> list[str]:
+    """In words: who beats content neighbours on new items, and what the lists of all items hold."""
+    lines = ["New items, paired by users, Holm-corrected within a seed and baseline:"]
+    for place in range(len(next(iter(found.values())))):
+        runs = {name: each[place]["new"] for name, each in found.items()}
+        for baseline in [name for name in found if name == PLAINEST or name.endswith("shuffled")]:
+            about = runs if baseline == PLAINEST else {name: runs[name] for name in (baseline, baseline.split(",")[0])}
+            differences = compare(about, "recall@20", baseline=baseline).differences if len(about) > 1 else []
+            lines += [f"seed {place}: {each.verdict}" for each in differences]
     if "ials" in found:
-        for name in names:
+        for name in [name for name in found if "full" in found[name][0]]:
             kept = [
                 run["full"].slices["warm"].estimates["ndcg@10"].value
                 / base["full"].slices["warm"].estimates["ndcg@10"].value

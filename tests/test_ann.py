@@ -20,6 +20,7 @@ from palate.data.ragged import Ragged
 from palate.errors import CannotAnswer, ConfigError, MissingExtra, TrainingError
 from palate.evaluation.rank import rank
 from palate.models.bias import Bias, BiasConfig
+from palate.models.content_ials import ContentIALS, ContentIALSConfig
 from palate.models.convmf import ConvMF
 from palate.models.dropoutnet import DropoutNet, DropoutNetConfig
 from palate.models.ials import IALS, IALSConfig
@@ -39,6 +40,7 @@ CASES = {
     "two-tower": Case(TwoTower, TwoTowerConfig(dim=8)),
     "dropoutnet": Case(DropoutNet, DropoutNetConfig(dim=8)),
     "dropoutnet-mf": Case(DropoutNet, DropoutNetConfig(dim=8, warm="mf")),
+    "content-ials": Case(ContentIALS, ContentIALSConfig(dim=8)),
     "vbpr": Case(VBPR),
     "convmf": Case(ConvMF),
 }

@@ -13,6 +13,7 @@ from palate.config import Training
 from palate.data.dataset import Dataset
 from palate.data.encoded import nothing_known
 from palate.models.base import Model
+from palate.models.content_ials import ContentIALS, ContentIALSConfig
 from palate.models.content_knn import ContentKNN, ContentKNNConfig
 from palate.models.convmf import ConvMF, ConvMFConfig
 from palate.models.deepfm import DeepFM, DeepFMConfig
@@ -27,6 +28,7 @@ QUICK = Training(epochs=8, batch_size=256, lr=0.03)
 MODELS: dict[str, tuple[type[Model], object, Training]] = {
     "content-knn": (ContentKNN, ContentKNNConfig(), Training()),
     "content-knn-neighbours": (ContentKNN, ContentKNNConfig(profile="neighbours", k=20), Training()),
+    "content-ials": (ContentIALS, ContentIALSConfig(dim=8), Training()),
     "vbpr": (VBPR, VBPRConfig(dim=8, content_dim=8, id_dropout=0.3), QUICK),
     "vbpr-frozen": (VBPR, VBPRConfig(dim=8, content_dim=8, content="frozen", id_dropout=0.3), QUICK),
     "convmf": (ConvMF, ConvMFConfig(dim=8, init=0.1, reg=0.4, text="bag", content_lr=0.01), ADAGRAD),

@@ -15,7 +15,7 @@ from palate.data.ragged import Ragged
 from palate.errors import ConfigError
 from palate.models import MODELS
 from palate.models.hybrid import Hybrid, HybridConfig
-from palate.models.hybrid_scale import _ndcg, _recall, held_out, joined
+from palate.models.hybrid_scale import _ndcg, _recall, held_out, joined, standard
 from palate.testing import planted
 
 KNOWN = 68
@@ -138,3 +138,13 @@ def test_members_that_cannot_be_are_told_at_once() -> None:
         HybridConfig(content="ease")
     with pytest.raises(ConfigError, match="is no model; did you mean 'ials'"):
         HybridConfig(warm="iasl")
+
+
+def test_the_fewer_likes_a_new_person_has_the_more_popularity_counts() -> None:
+    plain, mixed = (fitted(HybridConfig(warm="ease", held_out=0, prior=prior), without_new()) for prior in (0.0, 4.0))
+    known = without_new().queries(np.arange(3), mixed.spec)
+    assert torch.equal(mixed.score(known), plain.score(known))
+    few = Queries(torch.tensor([-1, -1]), Ragged.of([[4], list(range(12))]))
+    alone, popular, found = standard(plain.score(few)), standard(mixed.fallback.score(few)), mixed.score(few)
+    for row, share in ((0, 1 / 5), (1, 12 / 16)):
+        torch.testing.assert_close(found[row], share * alone[row] + (1 - share) * popular[row])

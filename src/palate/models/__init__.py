@@ -9,6 +9,7 @@ from palate.models.bias import Bias
 from palate.models.blend import MEMBERS, Blend
 from palate.models.cdae import CDAE
 from palate.models.content_cnn import ImageRecommender, TextRecommender
+from palate.models.content_ials import ContentIALS
 from palate.models.content_knn import ContentKNN
 from palate.models.convmf import ConvMF
 from palate.models.deepfm import DeepFM
@@ -57,6 +58,7 @@ MODELS: dict[str, type[Model]] = {
     "sparsefc": SparseFC,
     "svdpp": SVDpp,
     "content-knn": ContentKNN,
+    "content-ials": ContentIALS,
     "text-cnn": TextRecommender,
     "image-cnn": ImageRecommender,
     "two-tower": TwoTower,

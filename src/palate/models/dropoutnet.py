@@ -196,13 +196,7 @@ class DropoutNet(GradientModel):
         warm, known_B = self.warm, queries.user.clamp(min=0)
         new = (queries.user < 0).nonzero().squeeze(1)
         if isinstance(warm, IALS):
-            person_BE = warm.user[known_B]
-            if len(new):
-                # All of what is new counts in the fold-in only where somebody has it.
-                history = queries.history.take(new)
-                strange = bool((history.values >= warm.spec.n_items).any())
-                person_BE[new] = warm.solved(history, self.item if strange else warm.item)
-            return torch.zeros(len(queries), 1), person_BE
+            return torch.zeros(len(queries), 1), warm.people(queries, self.item)
         vector_BE = torch.cat([warm.user.weight[known_B], torch.ones(len(queries), 1)], 1)
         offset_B1 = warm.bias + warm.user_bias.weight[known_B]
         if len(new):

@@ -22,8 +22,23 @@ from palate.models.normal_equations import like_lengths
 
 WIDTHS = (3, 4, 5)
 """Words that a filter of TextCNN sees."""
+FIRST = 0.01
+"""Standard deviation of words' first vectors."""
 PADDED = 2**14
 """Words of a block of texts, padding included."""
+
+
+class Words(nn.Embedding):
+    """A vector for each word or tag, small at first.
+
+    A rare one hardly moves from where it began, and is all that many a new item consists of: begun at the unit variance
+    of `nn.Embedding` it would be noise louder than what was learned (ndcg@20 of new films by their plots, on the valid
+    part of MovieLens-1M, by dropoutnet with a bag of words: 0.08 so, 0.10 from 0.05, 0.19 from 0.01).
+    """
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=FIRST)
+        self._fill_padding_idx_with_zero()
 
 
 class Bag(nn.Module):
@@ -39,7 +54,7 @@ class Bag(nn.Module):
     def __init__(self, column: Column, dim: int) -> None:
         super().__init__()
         size = len(column.values) + 1
-        self.table = nn.Embedding(size, dim)
+        self.table = Words(size, dim)
         # What training did not hold is rarer than all it held.
         idf = torch.tensor([max(column.idf), *column.idf]) if column.idf else torch.ones(size)
         self.register_buffer("idf", idf, persistent=False)
@@ -73,7 +88,7 @@ class TextCNN(nn.Module):
         super().__init__()
         self.vocabulary = tuple(vocabulary)
         # Row 0 pads, row 1 is an unknown word.
-        self.table = nn.Embedding(len(vocabulary) + 2, words, padding_idx=0)
+        self.table = Words(len(vocabulary) + 2, words, padding_idx=0)
         self.filters = nn.ModuleList(nn.Conv1d(words, filters, width) for width in WIDTHS)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(filters * len(WIDTHS), dim)

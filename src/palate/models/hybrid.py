@@ -2,6 +2,7 @@
 
 known item, person the warm model answers:  score(u, i) = s_w(u, i)
 new item:                                   score(u, i) = m_w + d_w (slope (s_c(u, i) - m_c) / d_c + offset)
+person folded in from n items, known item:  score(u, i) = w z(s_w(u, i)) + (1 - w) z(popularity),  w = n / (n + prior)
 person only the content model answers:      score(u, i) = s_c(u, i)
 
 m and d are mean and standard deviation of the person's scores over the known items, by either model: so both speak of
@@ -9,7 +10,11 @@ m and d are mean and standard deviation of the person's scores over the known it
 held out entirely and a tenth of the other rows besides; both models are fitted to the rest; and of all settings of a
 grid that leave the held-out rows of known items at least `keep` of the ndcg@10 that they have where no new item
 competes, the one is taken that finds most of the rows of held-out items among the first 20. So new items are let in as
-far as the warm model's quality can bear. Ratings need no such scale: each model predicts in rating units.
+far as the warm model's quality can bear.
+
+One like says less of a person than what everybody likes, or everybody of their age: the warm model's word counts as
+much as popularity, within what they said of themselves, only once they have `prior` likes; z is (s - m) / d. Ratings
+need no such scale: each model predicts in rating units.
 
 Legend: B queries, N items (W known ones first), P pairs, K list length, T targets.
 """
@@ -27,7 +32,7 @@ from palate.data.encoded import Encoded
 from palate.errors import ConfigError
 from palate.models.base import Model
 from palate.models.blend import MEMBERS, BlendConfig, Member
-from palate.models.hybrid_scale import held_out, joined, scale
+from palate.models.hybrid_scale import held_out, joined, scale, standard
 from palate.training.loop import Epoch, Job
 
 
@@ -43,9 +48,11 @@ class HybridConfig:
     """Share of train's items held out to choose the scale of new items; 0: they are scored as if they were known."""
     keep: float = 0.99
     """Share of the warm model's ndcg@10 on known items that is kept where new items compete."""
+    prior: float = 5.0
+    """Likes of a new person that count as much as popularity; 0: popularity does not count."""
 
     def __post_init__(self) -> None:
-        check(self, held_out=0 <= self.held_out < 1, keep=0 <= self.keep <= 1)
+        check(self, held_out=0 <= self.held_out < 1, keep=0 <= self.keep <= 1, prior=self.prior >= 0)
         self.members()  # a member that is wrong is told now
 
     def members(self) -> tuple[Member, Member]:
@@ -124,6 +131,9 @@ class Hybrid(Model):
         if not len(rows):
             return content_BN
         warm_BW = self.warm._score(warm.take(rows))[:, : self.known]
+        if self.config.prior and "rating" not in self.answers:
+            people = warm.take(rows)
+            warm_BW = self._tempered(warm_BW, self.fallback.score(people)[:, : self.known], people)
         if self.spec.new_items:
             told_B1 = self.content.answerable(queries)[rows].unsqueeze(1)
             new_BX = joined(warm_BW, content_BN[rows], float(self.slope), float(self.offset), told_B1)
@@ -131,6 +141,12 @@ class Hybrid(Model):
         if len(rows) == len(queries):
             return warm_BW
         return content_BN.index_copy(0, rows, warm_BW)
+
+    def _tempered(self, warm_BW: Tensor, popular_BW: Tensor, people: Queries) -> Tensor:
+        """The warm model's scores; of new people with popularity, on one scale, the more the fewer their likes."""
+        share_B1 = (people.history.lengths / (people.history.lengths + self.config.prior)).unsqueeze(1)
+        mixed_BW = share_B1 * standard(warm_BW) + (1 - share_B1) * standard(popular_BW)
+        return torch.where((people.user < 0).unsqueeze(1), mixed_BW, warm_BW)
 
     def _of_known(self, queries: Queries) -> Queries:
         """The queries as the warm model can be asked them: items that came later leave the histories."""

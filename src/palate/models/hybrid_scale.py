@@ -66,6 +66,12 @@ def joined(warm_BW: Tensor, content_BN: Tensor, slope: float, offset: float, tol
     return mean_B1 + spread_B1 * (slope * torch.where(told_B1, z_BX, 0.0) + offset)
 
 
+def standard(scores_BN: Tensor) -> Tensor:
+    """In standard deviations from each row's mean."""
+    spread_B1, mean_B1 = torch.std_mean(scores_BN, dim=1, correction=0, keepdim=True)
+    return (scores_BN - mean_B1) / spread_B1.clamp(min=1e-12)
+
+
 def scale(warm: Model, content: Model, parts: Split, keep: float, seed: int) -> tuple[float, float]:
     """Slope and offset of new items' scores; see `palate.models.hybrid`.
 

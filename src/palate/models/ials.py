@@ -96,23 +96,42 @@ class IALS(Model):
         return out
 
     def _score(self, queries: Queries) -> Tensor:
-        return self._people(queries) @ self.item.T
+        return self.query_factors(queries) @ self.item.T
 
     def _score_items(self, queries: Queries, item_I: Tensor) -> Tensor:
-        return self._people(queries) @ self.item[item_I].T
+        return self.query_factors(queries) @ self.item[item_I].T
 
     def _parts(self, queries: Queries, item: int) -> tuple[Tensor, float]:
-        """The solution is linear in the history's vectors, given their system."""
-        member_TD = self.item[queries.history.values]
-        shared_DD, strength_1 = self._penalty(queries.history.lengths, self.item)
-        system_DD = member_TD.T @ member_TD + shared_DD + strength_1 * torch.eye(self.config.dim)
-        return member_TD @ solve(system_DD.unsqueeze(0), self.item[item].unsqueeze(0))[0], 0.0
+        return self.parts(queries, self.item, item), 0.0
 
-    def _people(self, queries: Queries) -> Tensor:
+    def parts(self, queries: Queries, item_ND: Tensor, item: int) -> Tensor:
+        """What each item of one history adds to an item's score, `[T]`.
+
+        Args:
+            queries: One, folded in.
+            item_ND: Vectors of the items, those that came later after this model's own.
+            item: The item.
+        """
+        # The solution is linear in the history's vectors, given their system.
+        member_TD = item_ND[queries.history.values]
+        shared_DD, strength_1 = self._penalty(queries.history.lengths, item_ND)
+        system_DD = member_TD.T @ member_TD + shared_DD + strength_1 * torch.eye(self.config.dim)
+        return member_TD @ solve(system_DD.unsqueeze(0), item_ND[item].unsqueeze(0))[0]
+
+    def people(self, queries: Queries, item_ND: Tensor) -> Tensor:
+        """w_u, `[B, D]`: as trained for a known user, else folded in.
+
+        Args:
+            queries: Who asks.
+            item_ND: Vectors of the items, those that came later after this model's own.
+        """
         vectors_BD = self.user[queries.user.clamp(min=0)]
         unknown = (queries.user < 0).nonzero().squeeze(1)
         if len(unknown):
-            vectors_BD[unknown] = self.solved(queries.history.take(unknown), self.item)
+            history = queries.history.take(unknown)
+            # All of what came later counts in the fold-in only where somebody has it.
+            strange = bool((history.values >= self.spec.n_items).any())
+            vectors_BD[unknown] = self.solved(history, item_ND if strange else self.item)
         return vectors_BD
 
     def item_vectors(self) -> Tensor:
@@ -122,4 +141,4 @@ class IALS(Model):
         return self.item
 
     def query_factors(self, queries: Queries) -> Tensor:
-        return self._people(queries)
+        return self.people(queries, self.item)

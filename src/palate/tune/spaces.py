@@ -117,6 +117,13 @@ SPACES: dict[str, Space] = {
         "dropout": Range(0.0, 0.6),
         "training.lr": Range(3e-4, 1e-2, log=True),
     },
+    "content-ials": {
+        "dim": Choice((64, 128, 256)),
+        "alpha": Range(1e-2, 2.0, log=True),
+        "reg": Range(1e-3, 1e-1, log=True),
+        "map_reg": Range(0.1, 10.0, log=True),
+        "text": Range(0.5, 8.0, log=True),
+    },
     "content-knn": {
         "profile": Choice(("mean", "neighbours")),
         "weighting": Choice(("tfidf", "bm25")),

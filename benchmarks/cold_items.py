@@ -13,18 +13,18 @@ left of their lists is not owed to pixels or words. Runs kept in a folder are no
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from common import real_data, student, write_result
+from common import Kept, arguments, asked, student, write_result
+from item_tables import WORDS, citeulike, ml_1m
 
 from palate.config import Training
 from palate.data.dataset import Dataset
@@ -35,7 +35,7 @@ from palate.evaluation.evaluate import Evaluation, Validator, evaluate
 from palate.evaluation.result import estimates
 from palate.models import MODELS
 from palate.models.base import Model
-from palate.models.blend import Member
+from palate.models.blend import BlendConfig, Member
 from palate.models.content_cnn import ImageCNNConfig, TextCNNConfig
 from palate.models.content_ials import ContentIALSConfig
 from palate.models.content_knn import ContentKNNConfig
@@ -55,22 +55,21 @@ def users(epochs: int, lr: float = 2e-3, patience: int = 4) -> Training:
     return Training(epochs=epochs, batch_size=256, lr=lr, patience=patience)
 
 
-WORDS = ("genres", "year", "plot", "director", "actors")
-"""Columns of ml-1m that are quick to read."""
-
-
 def tower(*columns: str, **more: Any) -> Choice:
     """A content tower over iALS vectors that reads some columns."""
     return DropoutNetConfig(**({"dim": 128, "alpha": 0.2, "reg": 0.01, "columns": columns} | more)), users(40, 1e-3)
 
 
-def routed(content: str, keep: float = 0.99, held_out: float = 0.2, **ials: float) -> Choice:
+def routed(content: str, **ials: float) -> Choice:
     """iALS for known items, and for new ones a content model."""
     settings = ials if content == "content-ials" else None
-    return HybridConfig(
-        warm=Member(model="ials", config=ials), content=Member(model=content, config=settings), keep=keep,
-        held_out=held_out,
-    ), PLAIN  # fmt: skip
+    return HybridConfig(warm=Member(model="ials", config=ials), content=Member(model=content, config=settings)), PLAIN
+
+
+def both(shrink: float, **ials: float) -> Choice:
+    """Content neighbours and the linear map to iALS's vectors, weighted by what does best on valid."""
+    mapped = Member(model="content-ials", config=ials | {"map_reg": 0.3, "shrink": shrink})
+    return BlendConfig(members=(Member(model="content-knn", config={"shrink": shrink}), mapped)), PLAIN
 
 
 FILMS = {"dim": 128, "alpha": 0.2, "reg": 0.01}
@@ -83,6 +82,7 @@ ML_1M: dict[str, list[Choice]] = {
     "two-tower": [(TwoTowerConfig(text="bag", columns=WORDS, id_dropout=d), users(30)) for d in (0.3, 0.6)],
     "dropoutnet": [tower(text="bag", columns=WORDS), tower(text="bag", columns=WORDS, boost=1.5)],
     "content-ials": [(ContentIALSConfig(**FILMS, map_reg=r), PLAIN) for r in (0.1, 0.3, 1.0, 3.0)],
+    "blend": [both(1.0, **FILMS)],
     "hybrid": [routed("content-ials", **FILMS), routed("content-knn", **FILMS)],
 }
 ARTICLES = {"dim": 400, "alpha": 0.05, "reg": 0.003}
@@ -97,42 +97,24 @@ CITEULIKE: dict[str, list[Choice]] = {
         (DropoutNetConfig(dim=200, alpha=a, dropout=d), users(40)) for a, d in ((0.1, 0.3), (0.1, 0.5), (0.02, 0.3))
     ],
     "content-ials": [(ContentIALSConfig(**ARTICLES, map_reg=r, shrink=0.3), PLAIN) for r in (0.1, 0.3, 1.0, 3.0)],
+    "blend": [both(0.3, **ARTICLES)],
     "hybrid": [routed("content-ials", **ARTICLES)],
 }
 """Settings that each model may try."""
-
-
-def ml_1m() -> tuple[pl.DataFrame, pl.DataFrame, dict[str, str]]:
-    """Films rated 4 or 5, and what is known of them."""
-    ratings = pl.read_parquet(real_data("ml-1m") / "ratings.parquet").filter(pl.col("rating") >= 4)
-    films = pl.read_parquet(real_data("ml-1m") / "movies.parquet").with_columns(pl.col("item_id").cast(pl.Int64))
-    content = real_data("movie-content")
-    text = pl.read_parquet(content / "text.parquet").select(
-        pl.col("movie_id").cast(pl.Int64).alias("item_id"),
-        pl.coalesce("plot", "overview", "abstract").alias("plot"), "director", "actors",
-    )  # fmt: skip
-    posters = pl.read_parquet(content / "posters.parquet").filter(~pl.col("placeholder"))
-    posters = posters.select(pl.col("movie_id").cast(pl.Int64).alias("item_id"), pl.col("jpeg").alias("poster"))
-    items = films.join(text, on="item_id", how="left").join(posters, on="item_id", how="left")
-    kinds = {
-        "title": "ignore", "genres": "tags", "plot": "text", "director": "tags", "actors": "tags", "poster": "image",
-    }  # fmt: skip
-    return ratings.select("user_id", "item_id"), items, kinds
-
-
-def citeulike() -> tuple[pl.DataFrame, pl.DataFrame, dict[str, str]]:
-    """Articles in people's libraries, and their tags."""
-    folder = real_data("citeulike-a")
-    rows = pl.read_parquet(folder / "interactions.parquet").select("user_id", "item_id")
-    return rows, pl.read_parquet(folder / "item_tags.parquet"), {"tags": "tags"}
+TOLD = {
+    "content-ials": "content-ials: defaults and iALS's settings were searched before, on the first seed's valid part.",
+    "text-cnn": "text-cnn: its settings were changed after a first run's test figures had been seen.",
+    "blend": "blend: weights chosen on each seed's new items of valid, members as chosen for themselves.",
+}
+"""What a reader must know of how settings came about."""
 
 
 PLAINEST, DRAWS = "content-knn", 10
 KINDS = {**MODELS, "random": Chance}
 ENCODERS = ("text-cnn", "image-cnn")
 """Models whose item vectors are kept, for benchmarks/cold_inputs.py."""
-WATCHED = [MODELS[name] for name in (*ENCODERS, "two-tower")]
-"""Models whose epochs are chosen on valid's new items."""
+WATCHED = [MODELS[name] for name in (*ENCODERS, "two-tower", "blend")]
+"""Models whose epochs or weights are chosen on valid's new items."""
 DATA = {"ml-1m": (ml_1m, ML_1M), "citeulike-a": (citeulike, CITEULIKE)}
 
 
@@ -174,28 +156,34 @@ class Work:
 
     def __init__(self, name: str, seed: int, keep: Path) -> None:
         self.name, self.seed = name, seed
-        self.keep = keep / f"{name}-{seed}"
-        self.keep.mkdir(parents=True, exist_ok=True)
+        self.kept = Kept(keep / f"{name}-{seed}")
 
     def run(self, name: str, number: int, choice: Choice, test: bool) -> tuple[float, dict[str, Evaluation]]:
         """ndcg@20 on valid's new items and, if asked for, the evaluations on test, of one setting."""
-        file = self.keep / f"{name.replace(', ', '-')}-{number}.json"
-        found = json.loads(file.read_text()) if file.exists() else {}
-        if not found or (test and not found["test"]):
-            found = self._fit(name, choice, test)
-            file.write_text(json.dumps(found))
-            print(f"{self.seed} {name} {number}: valid {found['valid']:.4f}, {found['epochs']} epochs", flush=True)
+        found = self.kept.get(
+            f"{name}-{number}", test, lambda: self._fit(name, choice), lambda model, kept: self._test(model, name, kept)
+        )
         return found["valid"], {kind: Evaluation.from_dict(each) for kind, each in found["test"].items()}
 
-    def _fit(self, name: str, choice: Choice, test: bool) -> dict[str, Any]:
-        config, training = choice
-        parts = parts_of(self.name, self.seed)
-        training = replace(training, seed=self.seed)
-        model, found = fitted(KINDS[name], config, training, parts, SETS if test else (), name)
-        if name in ENCODERS and test:
-            np.save(self.keep / f"{name}.npy", grown(model, parts).item_vectors())
-            found["test"]["shuffled"] = self._shuffled(model, name).to_dict()
-        return found
+    @cached_property
+    def parts(self) -> Split:
+        """Train, valid and test."""
+        return parts_of(self.name, self.seed)
+
+    def _fit(self, name: str, choice: Choice) -> tuple[dict[str, Any], Model]:
+        return fitted(KINDS[name], choice[0], replace(choice[1], seed=self.seed), self.parts)
+
+    def _test(self, model: Model, name: str, kept: dict[str, Any]) -> dict[str, Any]:
+        judged = {
+            candidates: evaluate(
+                model, self.parts.test, METRICS, candidates=candidates, name=name, fit_seconds=kept["seconds"]
+            ).to_dict()
+            for candidates in SETS
+        }
+        if name in ENCODERS:
+            np.save(self.kept.folder / f"{name}.npy", grown(model, self.parts).item_vectors())
+            judged["shuffled"] = self._shuffled(model, name).to_dict()
+        return judged
 
     def _shuffled(self, model: Model, name: str) -> Evaluation:
         """Test's new items alone, by the content of others; each person's mean over the draws."""
@@ -209,22 +197,15 @@ class Work:
         return replace(runs[0], slices={"all": every})
 
 
-def fitted(
-    kind: Any, config: Any, training: Training, parts: Split, sets: Sequence[str], name: str
-) -> tuple[Model, dict[str, Any]]:
-    """A model that has learned from train, and how it does on valid's new items and, if asked for, on test."""
+def fitted(kind: Any, config: Any, training: Training, parts: Split) -> tuple[dict[str, Any], Model]:
+    """What is kept of a run, how it does on valid's new items among it, and the model that has learned from train."""
     model = kind(config, kind.spec_of(parts.train))
     watch = Validator(parts.valid.take(parts.valid.item >= parts.train.n_items), model, "ndcg@20")
     start = time.perf_counter()
     # iALS, the content tower and the hybrid choose by themselves, or have nothing to choose.
     records = model.fit(parts.train, training, watch if kind in WATCHED else None)
     seconds = time.perf_counter() - start
-    judged = {}
-    for candidates in sets:
-        judged[candidates] = evaluate(
-            model, parts.test, METRICS, candidates=candidates, name=name, fit_seconds=seconds
-        ).to_dict()
-    return model, {"valid": watch(model)["ndcg@20"], "epochs": len(records), "test": judged}
+    return {"valid": watch(model)["ndcg@20"], "epochs": len(records), "seconds": seconds, "test": {}}, model
 
 
 def grown(model: Model, parts: Split) -> Model:
@@ -237,14 +218,9 @@ def grown(model: Model, parts: Split) -> Model:
 
 def main() -> None:
     """Print the table and write it down."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__, sorted({*ML_1M, *CITEULIKE}))
     parser.add_argument("--data", choices=list(DATA), required=True)
-    parser.add_argument("--models", nargs="+")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--keep", type=Path, default=Path("runs") / "cold_items")
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    given = asked(parser)
     choices = DATA[given.data][1]
     names = given.models or list(choices)
     works = [Work(given.data, seed, given.keep) for seed in given.seeds]
@@ -264,6 +240,7 @@ def main() -> None:
         f"Protocol hashes (new, first seed first): {', '.join(each['new'].protocol.hash for each in found[names[0]])}.",
         f"Intervals: 95 %, Student's t over {len(works)} seeds.",
         *chosen,
+        *(TOLD[name] for name in names if name in TOLD),
         *told(found),
     ]
     header = ["model", *(f"{kind}: {metric}" for kind in SETS for metric in METRICS[:2])]

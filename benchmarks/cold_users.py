@@ -20,8 +20,6 @@ keep them in, runs that are done are not done again.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +28,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from cold_items import WORDS, ml_1m
-from common import real_data, student, write_result
+from common import Kept, arguments, asked, real_data, student, write_result
+from item_tables import WORDS, ml_1m
 
 from palate.config import Training
 from palate.data.cold import random_places
@@ -169,21 +167,14 @@ class Work:
     def __init__(self, data: Dataset, seed: int, keep: Path) -> None:
         self.seed, self.people = seed, People(data, seed)
         self.steps = {shown: self.people.step(shown) for shown in STEPS}
-        self.keep = keep / str(seed)
-        self.keep.mkdir(parents=True, exist_ok=True)
-        self.fitted: dict[Path, Any] = {}
+        self.kept = Kept(keep / str(seed))
 
     def run(self, name: str, number: int, choice: Choice, test: bool) -> tuple[float, dict[str, Evaluation]]:
         """The metric on valid with ten likes shown and, if asked for, the evaluations on test, of one setting."""
-        file = self.keep / f"{name.replace(' ', '-')}-{number}.json"
-        found = json.loads(file.read_text()) if file.exists() else {}
-        if not found or (test and not found["test"]):
-            if file not in self.fitted:
-                found, self.fitted[file] = self._fit(name, choice)
-                print(f"{self.seed} {name} {number}: {found}", flush=True)
-            if test:
-                found["test"] = self._test(self.fitted[file], name, choice, found["epochs"])
-            file.write_text(json.dumps(found))
+        found = self.kept.get(
+            f"{name}-{number}", test, lambda: self._fit(name, choice),
+            lambda model, kept: self._test(model, name, choice, kept["epochs"]),
+        )  # fmt: skip
         return found["valid"], {step: Evaluation.from_dict(each) for step, each in found["test"].items()}
 
     def _fit(self, name: str, choice: Choice) -> tuple[dict[str, Any], Any]:
@@ -219,13 +210,7 @@ class Work:
 
 def main() -> None:
     """Print the table and write it down."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=list(CHOICES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--keep", type=Path, default=Path("runs") / "cold_users")
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    given = asked(arguments(__doc__, CHOICES))
     data = likes()
     works = [Work(data, seed, given.keep) for seed in given.seeds]
     found: dict[str, list[dict[str, Evaluation]]] = {}

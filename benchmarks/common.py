@@ -1,15 +1,19 @@
-"""What the benchmark scripts share: where real data is, and how a result is written down."""
+"""What the benchmark scripts share: where real data is, how runs are kept, and how a result is written down."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
+import torch
 from scipy.special import stdtrit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,6 +26,64 @@ def real_data(name: str) -> Path:
     if not folder.is_dir():
         sys.exit(f"{folder} is not there; set PALATE_TEST_DATA to the folder that holds {name}/")
     return folder
+
+
+def arguments(about: str, models: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """A parser of what all scripts of runs over seeds take; `asked` reads it.
+
+    Args:
+        about: The script's docstring, whose first line is shown.
+        models: Names to choose from; default: no such option.
+    """
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    if models is not None:
+        parser.add_argument("--models", nargs="+", choices=list(models), help="default: all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--keep", type=Path, default=Path("runs") / Path(sys.argv[0]).stem, help="folder of runs")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser
+
+
+def asked(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What was given on the command line; torch then uses so many threads."""
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    return given
+
+
+class Kept:
+    """Runs, as JSON files in a folder: one that is done is not done again.
+
+    Args:
+        folder: Made if it is not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._models: dict[Path, Any] = {}
+
+    def get(
+        self, name: str, test: bool, fit: Callable[[], tuple[dict[str, Any], Any]], judge: Callable[..., dict[str, Any]]
+    ) -> dict[str, Any]:
+        """A run: what `fit` tells of it and, if asked for, under `test` what `judge` tells.
+
+        Args:
+            name: Of the run.
+            test: Whether it is judged.
+            fit: Trains; gives what is to be kept, and the model.
+            judge: Judges the model on test; takes it and what was kept.
+        """
+        file = self.folder / f"{name.replace(',', '').replace(' ', '-')}.json"
+        found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        if not found or (test and not found["test"]):
+            if file not in self._models:
+                found, self._models[file] = fit()
+                print(f"{self.folder.name} {name}: {found}", flush=True)
+            if test:
+                found["test"] = judge(self._models[file], found)
+            file.write_text(json.dumps(found))
+        return found
 
 
 def student(values: Sequence[float]) -> str:

@@ -17,8 +17,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from cold_items import ML_1M, WORDS, parts_of
+from cold_items import ML_1M, parts_of
 from common import write_result
+from item_tables import WORDS
 
 from palate.config import Training
 from palate.data.dataset import Dataset

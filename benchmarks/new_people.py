@@ -29,7 +29,7 @@ def main() -> None:
     given = asked.parse_args()
     folder = real_data(given.data)
     data = Dataset.read(folder / "ratings.parquet", users=folder / "users.parquet")
-    gain, rows, hashes = [], [], []
+    gain, rows, hashes, both = [], [], [], []
     for seed in given.seeds:
         prepared = prepare("new-users-0", data, seed=seed)
         found = []
@@ -42,11 +42,11 @@ def main() -> None:
         difference = within.values["ndcg@10"] - everybody.values["ndcg@10"]
         gain.append(difference)
         hashes.append(within.protocol.hash)
-        values = [one["ndcg@10"].value for one in found]
-        rows.append([str(seed), *(f"{value:.4f}" for value in values), f"{difference.mean():+.4f}"])
+        both.append([one["ndcg@10"].value for one in found])
+        rows.append([str(seed), *(f"{value:.4f}" for value in both[-1]), f"{difference.mean():+.4f}"])
     pooled = np.concatenate(gain)[:, None]
     low, high = interval(bootstrap_means(pooled, np.ones_like(pooled), 0)[:, 0])
-    columns = [student([float(row[place]) for row in rows]) for place in (1, 2)]
+    columns = [student(values) for values in zip(*both, strict=True)]
     rows.append(["mean", *columns, f"{pooled.mean():+.4f} ({low:+.4f} to {high:+.4f})"])
     about = [
         f"Data {given.data}: protocols {', '.join(hashes)}, test parts, {len(pooled):,} people in all.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from palate.evaluation.evaluate import Validator
 from palate.models import MODELS
 from palate.models import blend as module
 from palate.models.blend import Blend, BlendConfig, Member
+from palate.models.layers import standardised
 from palate.models.mf import MFConfig
 from palate.models.simplex import least_squares, moves, search
 from palate.recommender import Recommender
@@ -265,3 +267,31 @@ def test_weights_do_not_depend_on_what_fits_in_memory(
     monkeypatch.setattr(module, "MEMORY", 50_000)
     blend = Blend.of(lists._members(), Validator(parts.valid, lists, "ndcg@10"))
     assert torch.equal(blend.weight, lists.weight)
+
+
+def test_content_members_take_new_items_along(tmp_path: Path) -> None:
+    data = planted().train
+    new = data.items.ids[68:].implode()
+    known = Dataset.from_frame(
+        data.frame().filter(~pl.col("item_id").is_in(new)), data.item_table, rating_scale=(1.0, 5.0)
+    )
+    model = Blend(BlendConfig(members=("content-knn", "content-ials")), Blend.spec_of(known))
+    model.fit(known)
+    assert "new_item" in model.answers
+    features = model.spec.item_features
+    assert features is not None
+    grown = model.with_items(data.encoded_items(features).take(torch.arange(68, 80)))
+    assert isinstance(grown, Blend)
+    queries = known.queries(np.arange(20), known.spec)
+    scores = sum(0.5 * standardised(member.score(queries)) for member in grown._members())
+    torch.testing.assert_close(grown.score(queries), scores)
+    assert grown.score(queries).shape == (20, 80)
+    assert model.score(queries).shape == (20, 68)
+    mixed = Blend(BlendConfig(members=("content-knn", "ease")), Blend.spec_of(known))
+    assert "new_item" not in mixed.answers  # EASE knows items by their interactions alone
+    run = Recommender.train(known, "blend", {"members": ("content-knn", "content-ials")})
+    run.save(tmp_path / "run")
+    assert data.item_table is not None
+    later = data.item_table.filter(pl.col("item_id").is_in(new))
+    lists = Recommender.load(tmp_path / "run").add_items(later).recommend(users=known.users.ids[:2].to_list(), k=80)
+    assert lists["item_id"].is_in(new).any()

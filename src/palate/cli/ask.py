@@ -112,13 +112,14 @@ def recommend(
         found = recommender.recommend(people, **how)
         names = {person: f"user {person}" for person in people}
     else:
-        if features is not None:
-            _say(people_of(features, recommender.model.spec).notes)
+        attributes = None if features is None else read_columns(features)
+        if attributes is not None:
+            _say(people_of(attributes, recommender.model.spec).notes)
         given = None if history is None else [[data.items.parse(i) for i in line.split(",") if i] for line in history]
-        found = recommender.recommend(history=given, features=features, **how)
+        found = recommender.recommend(history=given, features=attributes, **how)
         names = {place: f"history {line}" for place, line in enumerate(history or [])}
-        if features is not None:
-            names = {place: f"person {place + 1}" for place in range(read_columns(features).height)}
+        if attributes is not None:
+            names = {place: f"person {place + 1}" for place in range(attributes.height)}
     found = _titled(found, data)
     if json or csv:
         print(_plain(found, json))

@@ -152,7 +152,7 @@ def games(
         raise ConfigError(f"an explanation is of one query, not of {len(queries)}")
     history = _history(model, data, queries) if "history" in model.answers and "history" in kinds else ()
     user, features, items_I = NOBODY, model.spec.user_features, torch.tensor(items)
-    if features is not None and queries.features is not None and "new_user" in model.answers:
+    if features is not None and queries.features is not None and reads_user(model):
         user = Side("your", features, queries.features, _told(data, "user", int(queries.user[0])), kinds)
     given = model.score(queries, items_I)[0].tolist()
     full = own_scores(model, queries.anonymous() if history else queries, items_I)[0].tolist()
@@ -175,6 +175,11 @@ def _variants(model: Model, explained: Queries, item: int, thing: Side, full: fl
         if same(float(own_scores(found(everything), explained, asked)[0, 0]), full):
             return found
     return None
+
+
+def reads_user(model: Model) -> bool:
+    """Whether its scores go by what people said of themselves."""
+    return "new_user" in model.answers or model.reads_user
 
 
 def same(score: float, other: float) -> bool:
@@ -203,7 +208,7 @@ def _nothing(model: Model, data: Dataset, item: int, kinds: Collection[Kind], kn
         return CannotAnswer(
             f"item {data.items.ids[item]!r} has no image that {name} reads, so no region can be explained"
         )
-    if not (reads_item or {"history", "new_user"} & model.answers):
+    if not (reads_item or "history" in model.answers or reads_user(model)):
         return CannotAnswer(
             f"{name} reads neither a history nor features, so nothing of a query can be switched off; explain a model "
             "that answers `history` or `new_item`"

@@ -23,6 +23,7 @@ from palate.evaluation.rank import rank
 from palate.explanation.explain import explain
 from palate.explanation.explanation import Explanation
 from palate.explanation.people import able, drawn, known_of
+from palate.explanation.players import reads_user
 
 SAMPLES = 200
 """Masks for each explanation: over many people the noise of each averages out."""
@@ -173,7 +174,7 @@ def _first(one: Explanation) -> float:
 def _dependence(model: Any, data: Dataset, queries: Queries, item_U: Tensor) -> pl.DataFrame:
     """Partial dependence on every number of users and items (Friedman 2001), others left as they are."""
     spec, rows = model.spec, []
-    if spec.user_features is not None and queries.features is not None and "new_user" in model.answers:
+    if spec.user_features is not None and queries.features is not None and reads_user(model):
         everybody = data.encoded_users(spec.user_features)
 
         def as_user(features: Encoded) -> Tensor:

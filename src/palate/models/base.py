@@ -39,6 +39,7 @@ class Model(nn.Module, ABC):
             On the class: under some config; on an instance: under its own.
         remedy: What to do when the data lacks what the model needs; ends the error's message.
         confidence: What makes a score the model's confidence in an item.
+        reads_user: Whether scores go by users' attributes though a person known only by them is not answered.
         grown: Names of buffers whose size only `_fit` knows (a sparse matrix); they are empty before.
     """
 
@@ -47,6 +48,7 @@ class Model(nn.Module, ABC):
     answers: frozenset[str] = frozenset({"known_user"})
     remedy: str = ""
     confidence: Link = "score"
+    reads_user: bool = False
     grown: tuple[str, ...] = ()
 
     def __init__(self, config: Any, spec: Spec) -> None:

@@ -35,8 +35,10 @@ from torch import Tensor, nn
 
 from palate.config import Training, check, from_dict
 from palate.data.dataset import Dataset, Queries, Spec
+from palate.data.encoded import Encoded
 from palate.errors import ConfigError, DataError
 from palate.models.base import Model
+from palate.models.layers import standardised
 from palate.models.simplex import least_squares, search
 from palate.training.loop import Epoch, Job, Validate
 
@@ -106,12 +108,18 @@ class Blend(Model):
     def __init__(self, config: BlendConfig, spec: Spec) -> None:
         super().__init__(config, spec)
         self.config: BlendConfig = config
-        self.members = nn.ModuleList(MEMBERS[member.model](member.config, spec) for member in config.each())
+        self._take([MEMBERS[member.model](member.config, spec) for member in config.each()])
         self.needs = frozenset().union(*(member.needs for member in self._members()))
         self.answers = frozenset.intersection(*(member.answers for member in self._members()))
+        self.reads_user = any(member.reads_user or "new_user" in member.answers for member in self._members())
         self.remedy = f"its members are {', '.join(member.model for member in config.each())}"
-        self.register_buffer("weight", torch.full((len(self.members),), 1 / len(self.members)))
+        self.register_buffer("weight", torch.full((len(config.members),), 1 / len(config.members)))
         self._kept: Kept | None = None
+
+    @classmethod
+    def spec_of(cls, data: Dataset) -> Spec:
+        """With whatever is known of users and items: a member may read it."""
+        return data.described
 
     @classmethod
     def of(cls, members: Sequence[Model], validate: Validate | None = None) -> Blend:
@@ -130,16 +138,19 @@ class Blend(Model):
         if unknown:
             raise ConfigError.faults("these cannot be blended", unknown)
         parts = tuple(Member(model=names[type(member)], config=member.config) for member in members)
-        blend = cls(BlendConfig(members=parts), members[0].spec)
-        first = members[0].fallback
-        for member in members[1:]:
-            if member.spec != blend.spec or not torch.equal(member.fallback.popularity, first.popularity):
+        # Who knows features of the data describes it best.
+        first = max(members, key=lambda member: member.spec.item_features is not None)
+        blend = cls(BlendConfig(members=parts), first.spec)
+        for member in members:
+            if _counts(member.spec) != _counts(first.spec) or not torch.equal(
+                member.fallback.popularity, first.fallback.popularity
+            ):
                 raise DataError(
-                    f"{type(member).__name__} and {type(members[0]).__name__} were fitted to different data; "
+                    f"{type(member).__name__} and {type(first).__name__} were fitted to different data; "
                     "fit all members of a blend to the same training part"
                 )
-        blend.members = nn.ModuleList(members)
-        blend.fallback.load_state_dict(first.state_dict())
+        blend._take(members)
+        blend.fallback.load_state_dict(first.fallback.state_dict())
         blend.eval()
         blend._choose(validate)
         return blend
@@ -153,12 +164,19 @@ class Blend(Model):
         self._choose(job.validate)
         return []
 
+    def _take(self, members: Sequence[Model]) -> None:
+        for place, member in enumerate(members):  # each by itself, so that new items reach it
+            self.add_module(f"member{place}", member)
+
     def _members(self) -> list[Model]:
-        return cast("list[Model]", list(self.members))
+        return [part for part in self.children() if isinstance(part, Model)]
+
+    def _new_items(self, features: Encoded) -> dict[str, Tensor]:
+        return {}  # the members take them
 
     def _choose(self, validate: Validate | None) -> None:
         """Set the weights."""
-        count = len(self.members)
+        count = len(self._members())
         self.weight.fill_(1 / count)
         if validate is None or count == 1:
             return
@@ -185,19 +203,13 @@ class Blend(Model):
             return used[0][0]._score(queries)
         scores_BN = torch.zeros(len(queries), self.spec.n_items)
         for member, weight in used:
-            own_BN, mean_B1, factor_B1 = self._ask(self._scaled, member, queries)
-            scores_BN.addcmul_(own_BN, weight * factor_B1).sub_(weight * factor_B1 * mean_B1)
+            scores_BN.add_(self._ask(self._scaled, member, queries)[0], alpha=weight)
         return scores_BN
 
-    def _scaled(self, member: Model, queries: Queries) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores `[B, N]`, and what to take off and to multiply by so that they are on one scale, `[B, 1]`."""
+    def _scaled(self, member: Model, queries: Queries) -> tuple[Tensor, ...]:
+        """Scores on one scale, `[B, N]`."""
         scores_BN = member._score(queries)
-        if "rating" in self.answers:
-            return scores_BN, torch.zeros(len(queries), 1), torch.ones(len(queries), 1)
-        spread_B1, mean_B1 = torch.std_mean(scores_BN, dim=1, correction=0, keepdim=True)
-        # A list of equal scores says nothing; its spread is rounding.
-        told_B1 = spread_B1 > 1e-6 * mean_B1.abs()
-        return scores_BN, mean_B1, torch.where(told_B1, 1 / spread_B1, 0.0)
+        return (scores_BN if "rating" in self.answers else standardised(scores_BN),)
 
     def _predict_at(self, queries: Queries, row_P: Tensor, item_P: Tensor, time_P: Tensor | None) -> Tensor:
         prediction_P = torch.zeros(len(item_P))
@@ -220,6 +232,11 @@ class Blend(Model):
         return torch.cat(
             [weight**0.5 * nn.functional.normalize(cast("Tensor", v_ND), dim=1) for v_ND, weight in vectors], dim=1
         )
+
+
+def _counts(spec: Spec) -> Spec:
+    """Without what is known of users and items, which a member that does not read it was not told."""
+    return replace(spec, item_features=None, user_features=None)
 
 
 def _predicted(

@@ -8,12 +8,10 @@ W minimises sum_i |h_i - m - x_i W|^2 + map_reg |W|^2
 
 A linear map from attributes to the vectors of a factorization (Gantner et al. 2010, "Learning attribute-to-feature
 mappings for cold-start recommendations"), over words, tags, categories, numbers and vectors weighted as `content-knn`
-weights them. With X X' = K, the likeness of all items, W = X' A and (K + map_reg I) A = H - m: solved by conjugate
-gradients, so that K is never built and the cost goes by what is known of the items. Pixels are not read.
+weights them by default. With X X' = K, the likeness of all items, W = X' A and (K + map_reg I) A = H - m: solved by
+conjugate gradients, so that K is never built and the cost goes by what is known of the items. Pixels are not read.
 
-On films of MovieLens-1M and articles of citeulike-a that were held out of training this finds more than content
-neighbours do, and more than a tower learned by gradients (benchmarks/results/cold_items_*.md): with some thousand items
-to learn from, a well weighted linear map is hard to beat.
+How it does beside content neighbours and towers learned by gradients: benchmarks/results/cold_items_*.md.
 
 Legend: B queries, N items, I items asked about, E dim, P width of the content vectors.
 """
@@ -38,7 +36,6 @@ from palate.models.content import Blocks, Content, content, sizes
 from palate.models.ials import IALS, IALSConfig
 from palate.training.loop import Epoch, Job
 
-WEIGHTS = ("shrink", "text", "tags", "category", "number", "vector")
 TOLERANCE, STEPS = 1e-4, 300
 """Conjugate gradients end at this share of the first residual, or after so many steps."""
 
@@ -57,19 +54,9 @@ class ContentIALSConfig:
     """L2 on the map from content to vectors, in squared content vectors' lengths."""
     shrink: float = 1.0
     """Lets what little is known of count less: added to the norms, in mean norms."""
-    text: float = 3.0
-    """Weight of each text column."""
-    tags: float = 1.0
-    """Weight of each column of tags."""
-    category: float = 1.0
-    """Weight of each column of categories."""
-    number: float = 0.2
-    """Weight of each number or part of a date."""
-    vector: float = 1.0
-    """Weight of each column of vectors."""
 
     def __post_init__(self) -> None:
-        check(self, map_reg=self.map_reg > 0, **{name: getattr(self, name) >= 0 for name in WEIGHTS})
+        check(self, map_reg=self.map_reg > 0, shrink=self.shrink >= 0)
         self.warm()  # what iALS refuses is told now
 
     def warm(self) -> IALSConfig:
@@ -78,7 +65,7 @@ class ContentIALSConfig:
 
     def blocks(self) -> Blocks:
         """How content is weighted."""
-        return Blocks(**{name: getattr(self, name) for name in WEIGHTS})
+        return Blocks(shrink=self.shrink)
 
 
 class ContentIALS(Model):

@@ -10,10 +10,8 @@ loss = mean_u (<x_u, t_i> - <x_u, y_i>)^2 / v = |(t_i - y_i) L|^2,  L L' = G = s
 
 the mean over all users at once, where Volkovs, Yu, Poutanen 2017 ("DropoutNet: addressing cold start in recommender
 systems") sample some; v brings the mean of <x_u, y_i>^2 to 1. The tower gives t L, each entry in standard deviations of
-y L from its mean, and so learns everywhere at one pace (recall@20 of new items on citeulike-a's valid part after 15
-epochs: 0.34; as t itself 0.20).
-Theirs has the item's vector as input too, left out at random; here warm items never go through the tower, so it is left
-out always, and dropout is on the content.
+y L from its mean, and so learns everywhere at one pace. Theirs has the item's vector as input too, left out at random;
+here warm items never go through the tower, so it is left out always, and dropout is on the content.
 
 An epoch is every item once, `batch_size` of them a step but no more than 256. A share of the items is held out of the
 tower's training: their loss chooses the epoch, and s is the least-squares factor between their dot products as the

@@ -11,9 +11,8 @@ and p(i | v) the share among the n_v interactions of people with that value, n_i
 
 That is naive Bayes with a Dirichlet prior: S interactions such as everybody's stand beside those that were counted, so
 that a value few people share says little, and attributes that go together do not make noise. S was chosen on the valid
-parts of the protocol new-users-0, three draws of each, among 10, 100, 1,000, 3,000, 10,000 and 30,000: ndcg@10 of new
-people in ML-1M 0.385 (popularity 0.361), in ML-100K 0.351 (0.337). With S of 1,000 and less the product is below
-popularity in ML-100K; a mean over the attributes, geometric or of their shares, gains less than half in ML-1M.
+parts of the protocol new-users-0, three draws of MovieLens-1M and of 100K, among 10, 100, 1,000, 3,000, 10,000 and
+30,000; what it gives on the test parts: benchmarks/results/new_people_*.md.
 
 Numbers and dates count by the tenth of the people that they fall into; of somebody's tags each counts by its share.
 

@@ -1,20 +1,20 @@
 """Hybrid: a router between a warm model, for what training knows, and a content model, for what it does not.
 
-known item, person the warm model answers:  score(u, i) = s_w(u, i)
-new item:                                   score(u, i) = m_w + d_w (slope (s_c(u, i) - m_c) / d_c + offset)
+known item, person the warm model answers:  score(u, i) = z(s_w(u, i))
+new item:                                   score(u, i) = slope z(s_c(u, i)) + offset
 person folded in from n items, known item:  score(u, i) = w z(s_w(u, i)) + (1 - w) z(popularity),  w = n / (n + prior)
-person only the content model answers:      score(u, i) = s_c(u, i)
+person only the content model answers:      score(u, i) = z(s_c(u, i))
 
-m and d are mean and standard deviation of the person's scores over the known items, by either model: so both speak of
-"so many deviations above this person's mean". slope and offset are chosen on a part of train. A share of its items is
-held out entirely and a tenth of the other rows besides; both models are fitted to the rest; and of all settings of a
-grid that leave the held-out rows of known items at least `keep` of the ndcg@10 that they have where no new item
-competes, the one is taken that finds most of the rows of held-out items among the first 20. So new items are let in as
-far as the warm model's quality can bear.
+z(s) = (s - m) / d with mean and standard deviation of the person's scores over the known items, by either model: so
+both speak of "so many deviations above this person's mean". slope and offset are chosen on a part of train. A share of
+its items is held out entirely and a tenth of the other rows besides; both models are fitted to the rest; and of all
+settings of a grid that leave the held-out rows of known items at least `keep` of the ndcg@10 that they have where no
+new item competes, the one is taken that finds most of the rows of held-out items among the first 20. So new items are
+let in as far as the warm model's quality can bear.
 
 One like says less of a person than what everybody likes, or everybody of their age: the warm model's word counts as
-much as popularity, within what they said of themselves, only once they have `prior` likes; z is (s - m) / d. Ratings
-need no such scale: each model predicts in rating units.
+much as popularity, within what they said of themselves, only once they have `prior` likes. Ratings need no such scale:
+each model predicts in rating units.
 
 Legend: B queries, N items (W known ones first), P pairs, K list length, T targets.
 """
@@ -32,7 +32,8 @@ from palate.data.encoded import Encoded
 from palate.errors import ConfigError
 from palate.models.base import Model
 from palate.models.blend import MEMBERS, BlendConfig, Member
-from palate.models.hybrid_scale import held_out, joined, scale, standard
+from palate.models.hybrid_scale import held_out, joined, scale
+from palate.models.layers import standardised
 from palate.training.loop import Epoch, Job
 
 
@@ -91,6 +92,8 @@ class Hybrid(Model):
         of_items = self.content.answers & {"similar_items"}
         people = (self.warm.answers | self.content.answers) & {"known_user", "history", "new_user"}
         self.answers = people | both | of_items | {"new_item"}
+        # Popularity is that within what a new person says of themselves.
+        self.reads_user = config.prior > 0 and not both
         self.register_buffer("slope", torch.ones(()))
         self.register_buffer("offset", torch.zeros(()))
 
@@ -128,12 +131,11 @@ class Hybrid(Model):
         warm = self._of_known(queries)
         # Who neither can answer is asked for in explanations only: what the warm model says without evidence.
         rows = (self.warm.answerable(warm) | ~self.content.answerable(queries)).nonzero().squeeze(1)
+        if "rating" not in self.answers:
+            content_BN = standardised(content_BN, content_BN[:, : self.known])
         if not len(rows):
             return content_BN
-        warm_BW = self.warm._score(warm.take(rows))[:, : self.known]
-        if self.config.prior and "rating" not in self.answers:
-            people = warm.take(rows)
-            warm_BW = self._tempered(warm_BW, self.fallback.score(people)[:, : self.known], people)
+        warm_BW = self._warm(warm.take(rows))
         if self.spec.new_items:
             told_B1 = self.content.answerable(queries)[rows].unsqueeze(1)
             new_BX = joined(warm_BW, content_BN[rows], float(self.slope), float(self.offset), told_B1)
@@ -142,11 +144,18 @@ class Hybrid(Model):
             return warm_BW
         return content_BN.index_copy(0, rows, warm_BW)
 
-    def _tempered(self, warm_BW: Tensor, popular_BW: Tensor, people: Queries) -> Tensor:
-        """The warm model's scores; of new people with popularity, on one scale, the more the fewer their likes."""
-        share_B1 = (people.history.lengths / (people.history.lengths + self.config.prior)).unsqueeze(1)
-        mixed_BW = share_B1 * standard(warm_BW) + (1 - share_B1) * standard(popular_BW)
-        return torch.where((people.user < 0).unsqueeze(1), mixed_BW, warm_BW)
+    def _warm(self, people: Queries) -> Tensor:
+        """Scores of known items; of new people mixed with popularity, the more the fewer their likes."""
+        warm_BW = self.warm._score(people)[:, : self.known]
+        if "rating" in self.answers:
+            return warm_BW
+        warm_BW, row = standardised(warm_BW), (people.user < 0).nonzero().squeeze(1)
+        if not (self.config.prior and len(row)):
+            return warm_BW
+        new = people.take(row)
+        share_B1 = (new.history.lengths / (new.history.lengths + self.config.prior)).unsqueeze(1)
+        popular_BW = standardised(self.fallback.score(new)[:, : self.known])
+        return warm_BW.index_copy(0, row, popular_BW.lerp(warm_BW[row], share_B1))
 
     def _of_known(self, queries: Queries) -> Queries:
         """The queries as the warm model can be asked them: items that came later leave the histories."""

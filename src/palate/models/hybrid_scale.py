@@ -14,6 +14,7 @@ from torch import Tensor
 from palate.data.dataset import Dataset
 from palate.data.parts import TEST, Split, assemble
 from palate.models.base import Model
+from palate.models.layers import standardised
 
 ROWS = 0.1
 """Share of the known items' rows that is held out."""
@@ -60,16 +61,8 @@ def joined(warm_BW: Tensor, content_BN: Tensor, slope: float, offset: float, tol
     """
     known = warm_BW.shape[1]
     spread_B1, mean_B1 = torch.std_mean(warm_BW, dim=1, correction=0, keepdim=True)
-    other_B1, middle_B1 = torch.std_mean(content_BN[:, :known], dim=1, correction=0, keepdim=True)
-    z_BX = (content_BN[:, known:] - middle_B1) / other_B1.clamp(min=1e-12)
-    told_B1 = told_B1 & (other_B1 > 1e-6 * middle_B1.abs())
+    z_BX = standardised(content_BN[:, known:], content_BN[:, :known])
     return mean_B1 + spread_B1 * (slope * torch.where(told_B1, z_BX, 0.0) + offset)
-
-
-def standard(scores_BN: Tensor) -> Tensor:
-    """In standard deviations from each row's mean."""
-    spread_B1, mean_B1 = torch.std_mean(scores_BN, dim=1, correction=0, keepdim=True)
-    return (scores_BN - mean_B1) / spread_B1.clamp(min=1e-12)
 
 
 def scale(warm: Model, content: Model, parts: Split, keep: float, seed: int) -> tuple[float, float]:
@@ -116,8 +109,7 @@ def _lists(warm: Model, grown: Model, test: Dataset, users: np.ndarray, known: i
     warm_BW, content_BN = warm.score(queries)[:, :known], grown.score(queries)
     told_B1 = grown.answerable(queries).unsqueeze(1)
     cold_BX = joined(warm_BW, content_BN, 1.0, 0.0, told_B1)
-    spread_B1, mean_B1 = torch.std_mean(warm_BW, dim=1, correction=0, keepdim=True)
-    warm_BW, cold_BX = ((s_BC - mean_B1) / spread_B1.clamp(min=1e-12) for s_BC in (warm_BW, cold_BX))
+    warm_BW, cold_BX = standardised(warm_BW), standardised(cold_BX, warm_BW)
     warm_BW[queries.history.row_of_value, queries.history.values] = -torch.inf
     targets = test.histories.take(torch.from_numpy(users))
     target_BN = torch.zeros(content_BN.shape, dtype=torch.bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -37,6 +38,19 @@ def sum_rows(table_ND: Tensor, history: Ragged, weight: Tensor | None = None) ->
 def outputs(layer: nn.Linear, hidden_BD: Tensor, item_I: Tensor) -> Tensor:
     """Some of a dense layer's outputs, `[B, I]`."""
     return F.linear(hidden_BD, layer.weight[item_I], layer.bias[item_I])
+
+
+def standardised(scores_BN: Tensor, like_BM: Tensor | None = None) -> Tensor:
+    """`(s - m) / d` with mean and standard deviation of each row; a row of equal scores says nothing and gives zeros.
+
+    Args:
+        scores_BN: Scores.
+        like_BM: Scores that m and d are taken from; default the same.
+    """
+    spread_B1, mean_B1 = torch.std_mean(scores_BN if like_BM is None else like_BM, dim=1, correction=0, keepdim=True)
+    # Where all scores are equal their spread is rounding.
+    told_B1 = spread_B1 > 1e-6 * mean_B1.abs()
+    return (scores_BN - mean_B1) * torch.where(told_B1, 1 / spread_B1, 0.0)
 
 
 def memory() -> int:

@@ -122,7 +122,7 @@ SPACES: dict[str, Space] = {
         "alpha": Range(1e-2, 2.0, log=True),
         "reg": Range(1e-3, 1e-1, log=True),
         "map_reg": Range(0.1, 10.0, log=True),
-        "text": Range(0.5, 8.0, log=True),
+        "shrink": Range(0.1, 5.0, log=True),
     },
     "content-knn": {
         "profile": Choice(("mean", "neighbours")),

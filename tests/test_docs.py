@@ -88,17 +88,26 @@ def test_the_commands_of_the_readme_run_on_a_table(
     columns = {"user_id": user + 1, "item_id": item + 1, "rating": rng.integers(1, 6, 1200)}
     times = pl.Series("timestamp", 1_600_000_000 + rng.integers(0, 10**7, 1200))
     pl.DataFrame({**columns, "timestamp": times}).write_csv(tmp_path / "ratings.csv")
-    films = {"item_id": range(1, 41), "title": [f"Film {i}" for i in range(1, 41)]}
-    pl.DataFrame(films).write_csv(tmp_path / "movies.csv")
+    ids = range(1, 61)
+    genre = [("crime", "horror", "space")[i % 3] for i in ids]
+    films = pl.DataFrame({"item_id": ids, "title": [f"Film {i}" for i in ids], "genre": genre})
+    films[:50].write_csv(tmp_path / "movies.csv")
+    films[50:].write_csv(tmp_path / "added-today.csv")
+    people = pl.DataFrame({"user_id": ids, "age": [20 + i for i in ids]})
+    people.write_csv(tmp_path / "people.csv")
+    people[:1].drop("user_id").write_csv(tmp_path / "somebody.csv")
     monkeypatch.chdir(tmp_path)
-    [commands] = [block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "palate train" in block]
-    for line in commands.splitlines():
+    blocks = [block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "palate train" in block]
+    assert len(blocks) == 2
+    for line in "".join(blocks).splitlines():
         with pytest.raises(SystemExit) as end:
-            main(line.split()[1:])
+            main(line.partition("  #")[0].split()[1:])
         assert end.value.code == 0, line
     shown = capsys.readouterr().out
     assert "ndcg@10" in shown
     assert "Film" in shown
+    assert "10 new items, 50 in all" in shown
+    assert "route popularity_within" in shown
 
 
 def test_the_quickstart_of_the_readme_is_the_one_that_runs() -> None:

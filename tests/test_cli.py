@@ -330,6 +330,7 @@ WRONG = [
     ("recommend RUN --user 0001 -k 0", "k = 0 is out of range"),
     ("similar RUN --item nothing", "unknown item 'nothing'"),
     ("evaluate RUN --metric ndgc@10", "did you mean 'ndcg'"),
+    ("evaluate RUN synthetic-1000 --candidates new", "--candidates tells apart the items of a held-out part"),
     ("data fetch movielens-100", "did you mean 'movielens-100k'"),
     ("data inspect no.csv", "no.csv"),
 ]

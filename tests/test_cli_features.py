@@ -156,6 +156,19 @@ def test_items_given_with_the_question(tables: Path) -> None:
     assert unknown.code == 2
 
 
+def test_new_items_are_judged_alone_and_among_all(tables: Path) -> None:
+    words = ("--split", "new-users-and-items", "--valid", "0", "--test", "0.4")
+    sides = ("--items", tables / "films.csv", "--out", tables / "cold")
+    done = palate("train", "content-knn", tables / "rows.csv", *sides, *words)
+    assert done.code == 0, done.err
+    assert "rows are in no part" in done.out
+    told = {kind: palate("evaluate", tables / "cold", "--candidates", kind) for kind in ("full", "warm", "new")}
+    assert [each.code for each in told.values()] == [0, 0, 0]
+    found = {kind: re.findall(r"protocol (\w{12})|(\d+) users", each.out) for kind, each in told.items()}
+    assert len({str(each) for each in found.values()}) == 3
+    assert palate("evaluate", tables / "cold").out == told["full"].out
+
+
 def test_what_is_not_known_of_people_is_counted(tables: Path) -> None:
     assert trained(tables, "popularity").code == 0
     (tables / "someone.csv").write_text("club\nopera\n")

@@ -266,6 +266,14 @@ def test_warm_items_are_judged_among_themselves(parts) -> None:
     assert by_hand.slices["new_item"].rows == found["full"].slices["new_item"].rows
 
 
+def test_something_must_be_left_to_find(rec: Recommender, parts) -> None:
+    with pytest.raises(DataError, match=r"judges items that training saw, and all 168 rows .*candidates = 'new'"):
+        evaluate(rec.model, parts.test, COLD, protocol=Protocol(candidates="warm"))
+    known = parts.train.split("random", valid=0, test=0.2).test
+    with pytest.raises(DataError, match=r"judges items that training never saw.*candidates = 'warm'"):
+        evaluate(rec.model, known, COLD, protocol=Protocol(candidates="new"))
+
+
 def test_new_people_are_judged_by_content() -> None:
     train = world().train
     data = Dataset.from_frame(train.frame(), train.item_table, train.user_table, item_kinds={"genre": "category"})

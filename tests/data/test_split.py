@@ -17,7 +17,7 @@ from palate.data.dataset import Dataset
 from palate.data.split import SPLITS, Split, kfold
 from palate.errors import ConfigError, DataError
 
-HELD_OUT = {"new-users", "strong-generalisation"}
+HELD_OUT = {"new-users", "new-users-and-items", "strong-generalisation"}
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "temporal": [{}],
     "random": [{}],
@@ -27,6 +27,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "given": [{"parts": "names"}, {"parts": "folds", "fold": 0}],
     "new-users": [{}, {"given": 1}, {"given": 3, "order": "random"}],
     "new-items": [{}, {"others": 0.2}],
+    "new-users-and-items": [{}, {"given": 1}, {"given": 1, "skip": 2}],
     "strong-generalisation": [{}, {"fold_in": 0.5}],
 }
 CASES = [(name, options) for name, all_options in OPTIONS.items() for options in all_options]
@@ -112,13 +113,25 @@ def check_maps(split: Split) -> None:
             assert getattr(part.history, side).ids.to_list() == getattr(part, side).ids.to_list()
 
 
+def check_new_pairs(data: Dataset, split: Split, everything: list[int]) -> None:
+    """Pairs of a known user with a new item belong to no part: their number is told, and none but such are left out."""
+    assert len(set(everything)) == len(everything)
+    users, items = split.train.users.ids.to_list(), split.train.items.ids.to_list()
+    known = data.frame().filter(pl.col("user_id").is_in(users) & pl.col("item_id").is_in(items))
+    assert sorted(tags(split.train)) == sorted(known["weight"].to_list())
+    assert f"new-users-and-items: {len(data) - len(everything)} rows are in no part" in split.notes
+
+
 def check_partition(data: Dataset, split: Split, name: str) -> None:
     """No row twice, none lost; histories hold what came before and nothing else."""
     kept = {part: tags(found) for part, found in parts_of(split).items()}
     everything = kept["train"] + kept["valid"] + kept["test"]
     if name in HELD_OUT:
         everything += kept["before valid"] + kept["before test"]
-    assert sorted(everything) == sorted(tags(data))
+    if name == "new-users-and-items":
+        check_new_pairs(data, split, everything)
+    else:
+        assert sorted(everything) == sorted(tags(data))
     if name not in HELD_OUT:
         assert kept["before valid"] == kept["train"]
         assert sorted(kept["before test"]) == sorted(kept["train"] + kept["valid"])
@@ -320,6 +333,31 @@ def test_new_users_may_be_shown_less_and_asked_for_the_same() -> None:
         )
     with pytest.raises(ConfigError, match="skip = -1"):
         SPLITS["new-users"](data, skip=-1)
+
+
+def test_new_people_are_shown_known_items_and_asked_for_new_ones_too() -> None:
+    data = uneven()
+    split = SPLITS["new-users-and-items"](data, valid=0.1, test=0.2, given=2, skip=4)
+    train, test = split.train, split.test
+    assert test.history is not None
+    assert (test.user >= train.n_users).all()
+    assert (test.history.item < train.n_items).all()
+    lengths = np.diff(test.history.offsets)[test.active_users]
+    assert (lengths == 2).all()
+    new, valid_items = test.item >= train.n_items, split.valid.item[split.valid.item >= train.n_items]
+    assert 0 < new.mean() < 1
+    assert not set(test.item[new].tolist()) & set(valid_items.tolist())
+    # To be found is all that these people have of their part's new items, and of known ones what follows the fourth.
+    frame = data.frame().filter(pl.col("user_id").is_in(test.frame()["user_id"].unique().implode()))
+    known = pl.col("item_id").is_in(train.items.ids.implode())
+    later = (
+        frame.filter(known).group_by("user_id", maintain_order=True).agg(pl.col("weight").slice(4)).explode("weight")
+    )
+    theirs = frame.filter(pl.col("item_id").is_in(test.items.ids[split.valid.n_items :].implode()))
+    expected = later["weight"].drop_nulls().to_list() + theirs["weight"].to_list()
+    assert sorted(tags(test)) == sorted(int(weight) for weight in expected)
+    with pytest.raises(ConfigError, match="given = -1"):
+        SPLITS["new-users-and-items"](data, given=-1)
 
 
 def test_a_model_is_told_nothing_of_a_new_user_without_given_rows() -> None:

@@ -328,6 +328,16 @@ def test_new_items_compete_with_new_items_or_with_all(data: Dataset) -> None:
     assert 0.2 < warm < 0.8
 
 
+def test_new_people_and_new_items_at_once(data: Dataset) -> None:
+    found = [ready(f"new-users-and-items-{given}", data).parts for given in (0, 1, 3, 10)]
+    assert len({parts.test.fingerprint for parts in found}) == 1
+    for given, parts in zip((0, 1, 3, 10), found, strict=True):
+        assert parts.test.history is not None
+        assert (np.diff(parts.test.history.offsets)[parts.test.active_users] == given).all()
+        assert (parts.test.history.item < parts.train.n_items).all()
+        assert 0 < (parts.test.item >= parts.train.n_items).mean() < 1
+
+
 def test_synthetic_data_serves_what_needs_nothing_published() -> None:
     tables = synthetic(20_000)
     whole = Dataset.from_frame(tables.interactions, tables.items, tables.users)

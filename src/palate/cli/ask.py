@@ -36,6 +36,7 @@ def evaluate(
     *,
     part: Literal["test", "valid"] = "test",
     metric: list[str] | None = None,
+    candidates: Literal["full", "warm", "new"] | None = None,
     given: str | None = None,
     reading: Annotated[Reading, Flat] = Reading(),  # noqa: B008
 ) -> None:
@@ -46,10 +47,14 @@ def evaluate(
         data: Other interactions with the same ids: a file, a data set's name, or a query. Default: the held-out part.
         part: Which held-out part.
         metric: A metric, for example ndcg@10; may be given several times. Default: the protocol's, or all that suit.
+        candidates: What competes with what is to be found: all items, those that training saw (warm) or those that it
+            did not (new); of other items nothing is to be found then. Default: the protocol's.
         given: File of held-out rows and candidates, for a run under the protocol ncf.
         reading: How DATA is read.
     """
     if data is not None:
+        if candidates is not None:
+            raise ConfigError("--candidates tells apart the items of a held-out part; leave out DATA, or the option")
         print(Recommender.load(run).evaluate(dataset(data, reading, Beside()), metric))
         return
     whole = artifact.read(run, MODELS)
@@ -59,7 +64,9 @@ def evaluate(
     path = run / PROTOCOL
     how = Protocol.from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Protocol()
     lists = None
-    if part == "test" and how.candidates == "given":
+    if candidates is not None:
+        how = replace(how, candidates=candidates)
+    elif part == "test" and how.candidates == "given":
         if given is None:
             raise ConfigError(f"{run} was held out with given candidates; name their file: --given FILE")
         lists = given_candidates(held, read_candidates(given, held))

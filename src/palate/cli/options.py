@@ -151,7 +151,7 @@ class Splitting:
 
     split: str | None = None
     """temporal (the default: the latest are held out; needs times), random, per-user, leave-last-out, k-fold,
-    new-users, new-items, strong-generalisation; none trains on everything."""
+    new-users, new-items, new-users-and-items, strong-generalisation; none trains on everything."""
     valid: float | None = None
     """Share that chooses the epoch (leave-last-out: rows of each user); 0 for none; default: 0.1, or 1 row."""
     test: float | None = None

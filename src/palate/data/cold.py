@@ -1,4 +1,4 @@
-"""Splits that hold out users or items entirely: new-users, new-items, strong-generalisation.
+"""Splits that hold out users or items entirely: new-users, new-items, new-users-and-items, strong-generalisation.
 
 A held-out user's rows are cut in two: those a model may see when it is asked about the user (`part.history`), and those
 it must find (the part's rows). The history of these parts holds the held-out users' own rows only, never train's.
@@ -125,6 +125,44 @@ def new_items(data: Dataset, *, valid: float = 0.1, test: float = 0.1, others: f
         part = np.where(part == TRAIN, drawn, part).astype(np.int8)
     advice = "ask for a larger share, or bring more items"
     return assemble(data, part, valid=valid, advice=advice, notes=notes)
+
+
+def new_users_and_items(
+    data: Dataset, *, valid: float = 0.1, test: float = 0.1, given: int = 0, skip: int = 0, seed: int = 0
+) -> Split:
+    """Users and items at random, both entirely out of train: new people are asked about known and new items.
+
+    What a new person may be shown are their first rows of items that train holds, never of new ones. To be found are
+    their other rows of such items, and all of their rows of the part's own new items. Rows of train's users with new
+    items, and of one part's users with the other's items, are in no part.
+
+    Args:
+        data: What is split.
+        valid, test: Shares of the users, and of the items; `valid=0` for none.
+        given: Rows of each held-out user that a model may see; 0 is a user of whom nothing is known.
+        skip: As in `new_users`.
+        seed: Decides who and which.
+    """
+    check_shares(valid, test)
+    if given < 0 or skip < 0:
+        raise ConfigError(f"given = {given}, skip = {skip}: give 0 or more rows")
+    rng = np.random.default_rng(seed)
+    fate, notes = _held_out(data.item_counts, 1, valid, test, rng, what="item")
+    known, before = fate[data.item] == TRAIN, max(given, skip)
+    counts = np.bincount(data.user[known], minlength=data.n_users)
+    group, more = _held_out(counts, before + 1, valid, test, rng)
+    theirs = group[data.user]
+    part = np.full(len(data), NOWHERE, dtype=np.int8)
+    part[known & (theirs == TRAIN)] = TRAIN
+    rows = np.flatnonzero(known & (theirs != TRAIN))
+    user = data.user[rows]
+    place = np.arange(len(rows)) - np.searchsorted(user, user)
+    part[rows] = np.where((place >= given) & (place < before), NOWHERE, _seen_or_target(theirs[rows], place < given))
+    both = (theirs != TRAIN) & (fate[data.item] == theirs)
+    part[both] = theirs[both]
+    notes += (*more, f"new-users-and-items: {int((part == NOWHERE).sum())} rows are in no part")
+    advice = f"only users with more than {before} rows can be held out; ask for a larger share, or fewer given rows"
+    return assemble(data, part, valid=valid, advice=advice, held_out=True, notes=notes)
 
 
 def random_places(user: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from palate.data.cold import new_items, new_users, random_places, strong_generalisation
+from palate.data.cold import new_items, new_users, new_users_and_items, random_places, strong_generalisation
 from palate.data.dataset import Dataset
 from palate.data.given import given
 from palate.data.parts import TEST, VALID, assemble, check_shares
@@ -200,6 +200,7 @@ SPLITS: dict[str, Callable[..., Split]] = {
     "given": given,
     "new-users": new_users,
     "new-items": new_items,
+    "new-users-and-items": new_users_and_items,
     "strong-generalisation": strong_generalisation,
 }
 """Every way to split, by the name the command line and a protocol know it by."""

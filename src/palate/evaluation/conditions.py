@@ -14,7 +14,7 @@ from palate.data.encoded import Encoded
 from palate.data.features import encode
 from palate.data.ragged import Ragged
 from palate.errors import CannotAnswer, ConfigError, DataError
-from palate.evaluation.measure import Task
+from palate.evaluation.measure import Task, trained_items
 from palate.evaluation.metrics import parse
 from palate.evaluation.protocol import Protocol, fingerprint
 from palate.evaluation.ranked import Catalogue, sketch
@@ -66,6 +66,7 @@ def task(model: Any, part: Dataset, how: Protocol, given: Ragged | None, item_ve
     """
     more = new_items(model, part)
     model = model if more is None else model.with_items(more)
+    _require(how.candidates, part, trained_items(model.spec))
     wanted = parse(how.metrics)
     if part.rating is None or "rating" not in model.answers:
         wanted = {name: pair for name, pair in wanted.items() if pair[0].of != "ratings"}
@@ -78,3 +79,14 @@ def task(model: Any, part: Dataset, how: Protocol, given: Ragged | None, item_ve
     vectors = None if vectors is None else normalize(vectors.float(), dim=1)
     catalogue = Catalogue(model.fallback.popularity.double(), model.spec.n_users, vectors)
     return Task(model=model, part=part, wanted=wanted, how=how, candidates=given, catalogue=catalogue)
+
+
+def _require(candidates: str, part: Dataset, trained: int) -> None:
+    """Something must be left to find where only known items, or only new ones, are targets."""
+    there = {"warm": bool((part.item < trained).any()), "new": bool((part.item >= trained).any())}
+    if not there.get(candidates, True):
+        kind, other = ("that training saw", "new") if candidates == "warm" else ("that training never saw", "warm")
+        raise DataError(
+            f"candidates = {candidates!r} judges items {kind}, and all {len(part):,} rows of this part are of others; "
+            f"judge all of them (full) or those (candidates = {other!r})"
+        )

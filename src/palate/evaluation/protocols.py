@@ -146,6 +146,18 @@ PROTOCOLS: dict[str, NamedProtocol] = {
     )
     for given in (0, 1, 3, SHOWN)
 }
+PROTOCOLS |= {
+    f"new-users-and-items-{given}": NamedProtocol(
+        what=f"a fifth each of the users and of the items entirely out of train, half of them for valid and half for "
+        f"test; the first {given} rows of each new user with known items are shown, those after the first {SHOWN} and "
+        "all with new items are to be found",
+        paper="palate: new people and new items at once, with the same rows to be found",
+        split="new-users-and-items",
+        options=(("valid", 0.1), ("test", 0.1), ("given", given), ("skip", SHOWN)),
+        metrics=COLD,
+    )
+    for given in (0, 1, 3, SHOWN)
+}
 """Every named protocol."""
 
 

@@ -108,6 +108,33 @@ def test_items_of_today_are_told_by_their_words() -> None:
     assert float(of_new[torch.arange(80) % 4 == 70 % 4].mean()) > float(of_new.mean())
 
 
+def test_what_is_popular_is_not_learned_by_heart() -> None:
+    """A word of the popular films says nothing of a new one: the bias, not the encoder, carries popularity."""
+    data = worded(planted().train)
+    assert data.item_table is not None
+    number = np.array([int(name[1:]) for name in data.item_table["item_id"]])
+    famous = number // 4 % 2 == 0
+    told = pl.Series("told", [" premiere" if each else "" for each in famous])
+    table = data.item_table.with_columns(plot=pl.col("plot") + told)
+    frame = data.frame()
+    drawn = pl.Series("drawn", np.random.default_rng(0).random(len(frame)) < 0.3)
+    kept = frame.filter(pl.col("item_id").is_in(table["item_id"].filter(pl.Series(famous)).implode()) | drawn)
+    known, whole = without(Dataset.from_frame(kept, table, item_kinds={"plot": "text"}), 16)
+    model = TextRecommender(TextCNNConfig(dim=16), TextRecommender.spec_of(known))
+    model.fit(known, TRAINING)
+    grown = model.with_items(
+        whole.encoded_items(model.spec.item_features).take(torch.arange(known.n_items, whole.n_items))
+    )  # type: ignore[arg-type]
+    scores = grown.score(known.queries(np.arange(known.n_users), model.spec))[:, known.n_items :]
+    named = torch.tensor([int(name[1:]) // 4 % 2 == 0 for name in whole.items.ids])[known.n_items :]
+    assert lift(model, known, whole) > 1
+    difference = float((scores[:, named].mean() - scores[:, ~named].mean()) / scores.std())
+    assert abs(difference) < 0.3
+    bias = {bool(int(name[1:]) // 4 % 2 == 0): float(model.bias[place]) for place, name in enumerate(known.items.ids)}
+    assert bias[True] > 0 > bias[False]
+    assert grown.bias[known.n_items :].tolist() == [0.0] * 16  # type: ignore[union-attr]
+
+
 def test_no_item_and_no_user_has_parameters_of_its_own() -> None:
     data = worded(planted().train)
     model = TextRecommender(TextCNNConfig(dim=16), TextRecommender.spec_of(data))

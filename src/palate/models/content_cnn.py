@@ -2,12 +2,15 @@
 
 v_i = encode(text or image of i)                      `palate.models.encoders`, trained end to end
 u   = m + W m,  m = sum_j a_j v_j / sum_j a_j,  a_j = exp(<w, tanh(v_j)>)      over the items j of the history
-score(u, i) = cos(u, v_i) / temperature
+score(u, i) = cos(u, v_i) / temperature + b_i,  b_i = log(1 + n_i) less its mean over i; 0 for new items
 
-No item and no user has parameters of its own, so an item of today is as good as one of the training data. Loss: softmax
-over the items of a step, see `palate.models.pools`: of a person's items there, some are the history and the others are
-to be found. A step encodes `pool` items at most, so an epoch encodes users / batch_size * pool of them: with batch_size
-256, some 9,000 on MovieLens-1M, each of its 3,700 items two to three times.
+No item and no user has learned parameters of its own, so an item of today is as good as one of the training data. The
+bias b is counted (n_i rows of i), not learned: without it the encoder learns by heart which contents are popular, the
+quickest way to a lower loss, and of other items that says nothing.
+
+Loss: softmax over the items of a step, see `palate.models.pools`: of a person's items there, some are the history and
+the others are to be found. A step encodes `pool` items at most, so an epoch encodes users / batch_size * pool of them:
+with batch_size 256, some 9,000 on MovieLens-1M, each of its 3,700 items two to three times.
 
 Legend: B queries, N items, P items of a step, U its users, D dim.
 """
@@ -93,6 +96,7 @@ class TextRecommender(GradientModel):
     confidence = "softmax"
     held = ("content",)
     item: Tensor
+    bias: Tensor
 
     def __init__(self, config: TextCNNConfig, spec: Spec) -> None:
         super().__init__(config, spec)
@@ -101,11 +105,13 @@ class TextRecommender(GradientModel):
         encoder = ContentEncoder(columns, config.dim, text=config.text, words=config.words, dropout=config.dropout)
         self.net = ContentNet(encoder, config.dim, config.temperature)
         self.register_buffer("item", torch.zeros(spec.n_items, config.dim))
+        self.register_buffer("bias", torch.zeros(spec.n_items))
         self.content: Encoded | None = None
 
     def start(self, data: Dataset) -> None:
         super().start(data)
         self.content = content_of(data, self.spec)
+        self.bias.copy_(popularity_bias(data))
         if self.config.vectors:
             self.net.encoder.load_words(Path(self.config.vectors))
 
@@ -120,13 +126,13 @@ class TextRecommender(GradientModel):
             yield with_content(pool, self.content)
 
     def loss(self, batch: Pool) -> Tensor:
-        return self.net.loss(batch)
+        return self.net.loss(batch, self.bias)
 
     def _score(self, queries: Queries) -> Tensor:
-        return self.net.score(self.item, queries.history)
+        return self.net.score(self.item, queries.history) + self.bias
 
     def _new_items(self, features: Encoded) -> dict[str, Tensor]:
-        return {"item": encode_all(self.net.encoder, features)}
+        return {"item": encode_all(self.net.encoder, features), "bias": torch.zeros(len(features))}
 
     def item_vectors(self) -> Tensor:
         return self.item
@@ -141,6 +147,7 @@ class ImageRecommender(GradientModel):
     confidence = "softmax"
     held = ("content",)
     item: Tensor
+    bias: Tensor
 
     def __init__(self, config: ImageCNNConfig, spec: Spec) -> None:
         super().__init__(config, spec)
@@ -150,11 +157,13 @@ class ImageRecommender(GradientModel):
             ContentEncoder(columns, config.dim, dropout=config.dropout), config.dim, config.temperature
         )
         self.register_buffer("item", torch.zeros(spec.n_items, config.dim))
+        self.register_buffer("bias", torch.zeros(spec.n_items))
         self.content: Encoded | None = None
 
     def start(self, data: Dataset) -> None:
         super().start(data)
         self.content = content_of(data, self.spec)
+        self.bias.copy_(popularity_bias(data))
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -167,13 +176,13 @@ class ImageRecommender(GradientModel):
             yield with_content(pool, self.content, rng if self.config.augment else None)
 
     def loss(self, batch: Pool) -> Tensor:
-        return self.net.loss(batch)
+        return self.net.loss(batch, self.bias)
 
     def _score(self, queries: Queries) -> Tensor:
-        return self.net.score(self.item, queries.history)
+        return self.net.score(self.item, queries.history) + self.bias
 
     def _new_items(self, features: Encoded) -> dict[str, Tensor]:
-        return {"item": encode_all(self.net.encoder, features)}
+        return {"item": encode_all(self.net.encoder, features), "bias": torch.zeros(len(features))}
 
     def item_vectors(self) -> Tensor:
         return self.item
@@ -195,14 +204,14 @@ class ContentNet(nn.Module):
         self.person = nn.Linear(dim, dim)
         self.temperature = temperature
 
-    def loss(self, pool: Pool) -> Tensor:
-        """Of one step."""
+    def loss(self, pool: Pool, bias_N: Tensor) -> Tensor:
+        """Of one step; `bias_N` is added to the scores of all items."""
         assert pool.content is not None
         vector_PD = self.encoder(pool.content)
-        return pool_loss(self.score(vector_PD, pool.history), pool)
+        return pool_loss(self.score(vector_PD, pool.history) + bias_N[pool.item], pool)
 
     def score(self, vector_ND: Tensor, history: Ragged) -> Tensor:
-        """Scores of all items for each history of them, `[B, N]`."""
+        """Scores of all items for each history of them but for their bias, `[B, N]`."""
         weight_N = self.attention(torch.tanh(vector_ND)).squeeze(1).exp()
         mean_BD = mean_rows(vector_ND, history, weight_N)
         person_BD = mean_BD + self.person(mean_BD)
@@ -231,6 +240,12 @@ def content_of(data: Dataset, spec: Spec) -> Encoded:
     """What is known of the items of the training data."""
     assert spec.item_features is not None  # the encoder could not be built without
     return data.encoded_items(spec.item_features)
+
+
+def popularity_bias(data: Dataset) -> Tensor:
+    """`log(1 + n_i)` less its mean over the items, `[N]`; an item of unknown popularity is taken for a usual one: 0."""
+    log_N = torch.from_numpy(data.item_counts).float().log1p()
+    return log_N - log_N.mean()
 
 
 def with_content(pool: Pool, content: Encoded | None, rng: torch.Generator | None = None) -> Pool:

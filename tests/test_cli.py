@@ -24,10 +24,12 @@ from cyclopts import App
 from palate.cli import COMMANDS as NAMES
 from palate.cli import app, main
 from palate.cli.show import short, table
+from palate.config import to_dict
 from palate.data.dataset import Dataset
 from palate.data.synthetic import synthetic
 from palate.evaluation.protocols import PROTOCOLS, prepare
 from palate.models import MODELS
+from palate.models.mf import MF
 from palate.recommender import Recommender
 from test_artifact import files_no_larger_than
 
@@ -222,7 +224,9 @@ def test_a_flag_goes_before_the_file_and_the_file_before_the_default(tmp_path: P
     assert done.code == 0, done.err
     found = Recommender.load(tmp_path / "run")
     assert (found.model.config.dim, found.training.lr, found.training.epochs, found.training.seed) == (2, 0.25, 1, 9)
-    assert found.training.batch_size == 2048
+    assert found.training.batch_size == MF.recipe.batch_size
+    kept = json.loads((tmp_path / "run" / "train.json").read_text())
+    assert kept["training"] == to_dict(found.training)
     assert len(found.data) == 1000
     done = palate("evaluate", tmp_path / "run")
     assert (done.code, done.out) == (2, "")

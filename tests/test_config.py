@@ -136,14 +136,14 @@ def test_no_table_at_all() -> None:
 
 def test_all_faults_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        from_dict(Training, {"epohcs": 3, "lr": "fast", "batch_size": 0, "seed": -1, "optimizer": "lion"})
+        from_dict(Training, {"epohcs": 3, "lr": "fast", "batch_size": -1, "seed": -1, "optimizer": "lion"})
     heading, *lines = str(caught.value).splitlines()
     assert heading == "Training: 5 faults"
     assert lines == [
         "  - unknown setting 'epohcs'; did you mean 'epochs'?",
         "  - lr = 'fast' is not a number",
         "  - optimizer = 'lion' is not one of 'adam', 'adagrad', 'sgd'",
-        "  - batch_size = 0 is out of range",
+        "  - batch_size = -1 is out of range",
         "  - seed = -1 is out of range",
     ]
 
@@ -151,16 +151,15 @@ def test_all_faults_at_once() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("epochs", 0),
-        ("batch_size", 0),
-        ("lr", 0.0),
+        ("epochs", -1),
+        ("batch_size", -1),
         ("lr", -1.0),
         ("lr", float("nan")),
         ("lr", float("inf")),
         ("weight_decay", -1e-9),
         ("weight_decay", float("inf")),
         ("grad_clip", float("nan")),
-        ("patience", -1),
+        ("patience", -2),
         ("seed", -1),
         ("seed", 2**63),
     ],
@@ -171,8 +170,16 @@ def test_values_out_of_range(field: str, value: float) -> None:
 
 
 def test_the_constructor_checks_choices_and_ranges_together() -> None:
-    with pytest.raises(ConfigError, match=r"(?s)2 faults.*epochs = 0 is out of range.*optimizer = 'x' is not one of"):
-        dataclasses.replace(Training(), epochs=0, optimizer="x")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"(?s)2 faults.*epochs = -1 is out of range.*optimizer = 'x' is not one of"):
+        dataclasses.replace(Training(), epochs=-1, optimizer="x")  # type: ignore[arg-type]
+
+
+def test_what_is_left_open_is_the_models_own() -> None:
+    own = Training(epochs=7, batch_size=8, lr=0.9, patience=0)
+    assert Training().filled(own) == own
+    given = Training(epochs=1, lr=0.5, patience=4, weight_decay=0.1, seed=3)
+    assert given.filled(own) == dataclasses.replace(given, batch_size=8)
+    assert Training(patience=0).filled(dataclasses.replace(own, patience=9)).patience == 0
 
 
 def test_settings_are_frozen() -> None:

@@ -22,6 +22,7 @@ from palate.data.synthetic import synthetic
 from palate.errors import ArtifactError, CannotAnswer, ConfigError, DataError, UnknownId
 from palate.evaluation.measure import ROUTES
 from palate.models import MODELS
+from palate.models.ncf import NeuMF
 from palate.models.popularity import Popularity
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 256, "lr": 0.01}
@@ -259,7 +260,7 @@ def test_training_is_told_what_is_wrong(parts: Split) -> None:
 
 
 def test_training_is_what_was_asked_for(neumf: Recommender, parts: Split) -> None:
-    assert neumf.training == Training(epochs=2, batch_size=256, lr=0.01, seed=3)
+    assert neumf.training == Training(epochs=2, batch_size=256, lr=0.01, patience=NeuMF.recipe.patience, seed=3)
     assert neumf.model.config.layers == (8,)
     assert [record.epoch for record in neumf.records] == [1, 2]
     assert all("ndcg@10" in record.valid for record in neumf.records)

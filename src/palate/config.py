@@ -21,14 +21,17 @@ C = TypeVar("C")
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a model is trained; models without gradient steps read only `seed`."""
+    """How a model is trained; models without gradient steps read only `seed`.
 
-    epochs: int = 20
-    """Most passes over the training rows."""
-    batch_size: int = 2048
-    """Interactions in one step; negatives come on top."""
-    lr: float = 1e-3
-    """Step size of the optimizer."""
+    What a model's own is stands in its `recipe`: settings that did well on real data and are where to begin.
+    """
+
+    epochs: int = 0
+    """Most passes over the training rows; 0: the model's own."""
+    batch_size: int = 0
+    """Rows in one step: interactions (negatives come on top), of some models users or items; 0: the model's own."""
+    lr: float = 0.0
+    """Step size of the optimizer; 0: the model's own."""
     weight_decay: float = 0.0
     """Decoupled L2 shrinkage, per step, of the weights that the step touches."""
     optimizer: Literal["adam", "adagrad", "sgd"] = "adam"
@@ -37,8 +40,8 @@ class Training:
     """How tables step: every row (dense), the batch's rows (rowwise), FBGEMM's fused kernel; auto goes by size."""
     grad_clip: float = 0.0
     """Largest norm of all gradients together; 0 leaves them alone."""
-    patience: int = 3
-    """Epochs without a better `valid` before training stops; 0 runs all epochs and still restores the best."""
+    patience: int = -1
+    """Epochs without a better `valid` before training stops; 0: all are run, the best restored; -1: the model's own."""
     monitor: str = "auto"
     """Metric on `valid` that chooses the epoch; auto is rmse for rating models, ndcg@10 for others."""
     seed: int = 0
@@ -47,14 +50,20 @@ class Training:
     def __post_init__(self) -> None:
         check(
             self,
-            epochs=self.epochs >= 1,
-            batch_size=self.batch_size >= 1,
-            lr=0 < self.lr < math.inf,
+            epochs=self.epochs >= 0,
+            batch_size=self.batch_size >= 0,
+            lr=0 <= self.lr < math.inf,
             weight_decay=0 <= self.weight_decay < math.inf,
             grad_clip=0 <= self.grad_clip < math.inf,
-            patience=self.patience >= 0,
+            patience=self.patience >= -1,
             seed=0 <= self.seed < 2**63,
         )
+
+    def filled(self, recipe: Training) -> Training:
+        """The same, with what is the model's own taken from its recipe."""
+        own = {"epochs": 0, "batch_size": 0, "lr": 0, "patience": -1}
+        left = {name: getattr(recipe, name) for name, value in own.items() if getattr(self, name) == value}
+        return dataclasses.replace(self, **left)
 
 
 def check(config: object, **rules: bool) -> None:

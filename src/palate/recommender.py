@@ -64,7 +64,7 @@ class Recommender:
             data: What to learn from; the train part of a split, if there is one.
             model: A name in `MODELS`, or a model built on `data.spec`.
             config: Settings of a model given by name: its `Config` or a dict of its fields; default: its defaults.
-            training: A `Training` or a dict of its fields; default: all defaults.
+            training: A `Training` or a dict of its fields; what it leaves open is the model's `recipe`.
             valid: The valid part, or later data with the same ids: chooses the epoch, and stops training early. Without
                 it all epochs are run.
             seed: Takes the place of `training.seed`.
@@ -79,7 +79,7 @@ class Recommender:
         """
         name, fitted = routes.fresh_model(model, config, data)
         how = training if isinstance(training, Training) else from_dict(Training, dict(training or {}))
-        how = how if seed is None else replace(how, seed=seed)
+        how = (how if seed is None else replace(how, seed=seed)).filled(fitted.recipe)
         validate = None if valid is None else Validator(routes.aligned(valid, data), fitted, how.monitor)
         folder = None if checkpoint is None else Path(checkpoint)
         records = fitted.fit(data, how, validate, checkpoint=folder, on_epoch=on_epoch, on_step=on_step)

@@ -52,6 +52,22 @@ def ratings(parts: Split) -> Blend:
     return model
 
 
+def test_members_bring_their_own_recipes(parts: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("palate.models.mf.MF.recipe", Training(epochs=2, batch_size=256, lr=0.01, patience=0))
+    monkeypatch.setattr("palate.models.multvae.MultDAE.recipe", Training(epochs=3, batch_size=64, lr=0.01, patience=0))
+    for training, epochs in ((None, {2, 3}), (Training(epochs=4), {4}), ({"lr": 0.02}, {2, 3})):
+        last: list[int] = []
+        Recommender.train(
+            parts.train,
+            "blend",
+            {"members": ["mf", "multdae"]},
+            training,
+            on_step=lambda epoch, done, total, loss, last=last: last.append(epoch),  # type: ignore[misc]
+        )
+        ends = {epoch for epoch, then in zip(last, [*last[1:], 0], strict=True) if then < epoch}
+        assert ends == epochs
+
+
 def everyone(data: Dataset) -> Queries:
     return data.queries(np.arange(data.n_users), data.spec)
 

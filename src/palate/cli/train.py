@@ -19,7 +19,7 @@ from palate.data.dataset import Dataset
 from palate.data.split import Split
 from palate.evaluation.plots import chosen_epoch
 from palate.models import MODELS
-from palate.models.base import Model
+from palate.models.base import GradientModel, Model
 from palate.recommender import Recommender
 from palate.training.progress import Progress
 
@@ -54,7 +54,9 @@ def run(
     recommender = _train(name, whole, parts, config, training, seed, checkpoint)
     recommender.save(out, {} if parts is None else {"valid": parts.valid, "test": parts.test})
     settings = {"data": data, **_given(reading), **_given(beside), **_given(splitting), "seed": seed, **to_dict(config)}
-    (out / SETTINGS).write_text(json.dumps(settings | {"training": to_dict(training)}, indent=1), encoding="utf-8")
+    (out / SETTINGS).write_text(
+        json.dumps(settings | {"training": to_dict(recommender.training)}, indent=1), encoding="utf-8"
+    )
     if ready is not None:
         (out / PROTOCOL).write_text(json.dumps(ready.protocol.to_dict(), indent=1), encoding="utf-8")
     shutil.rmtree(checkpoint, ignore_errors=True)
@@ -102,6 +104,17 @@ def _summary(recommender: Recommender, out: Path, held_out: bool) -> str:
     return "\n".join([*lines, f"  palate recommend {out} --user {user}"])
 
 
+def _recipe(model: type[Model]) -> str:
+    """How the model is trained if the flags leave that open, in words."""
+    own = model.recipe
+    if not issubclass(model, GradientModel) or not own.epochs:
+        return ""
+    return (
+        f"Left open, training takes up to {own.epochs} epochs of steps of {own.batch_size}, lr {own.lr:g}, and stops "
+        f"after {own.patience} epochs without a better valid part."
+    )
+
+
 def _command(name: str, model: type[Model]) -> Callable[..., None]:
     """The function behind `palate train NAME`, whose flags are those of the model."""
 
@@ -121,6 +134,8 @@ def _command(name: str, model: type[Model]) -> Callable[..., None]:
         run(name, data, out, config, training, reading, beside, splitting, seed, resume)
 
     command.__doc__ = f"""{(model.__doc__ or name).splitlines()[0]}
+
+    {_recipe(model)}
 
     Args:
         data: Name of a data set (`palate data sources`), a file, or a query with --connection.

@@ -28,17 +28,17 @@ from palate.training.losses import Link
 class Model(nn.Module, ABC):
     """A recommender over indices. Built from counts alone, so that loading needs no data.
 
-    Subclasses are final. They set the class constants, build their tensors in `__init__` (parameters, or buffers for
-    closed-form models: whatever `state_dict` holds is saved) and write `_fit` and `_score`.
+    Subclasses are final. They set the class constants, build their tensors in `__init__` (what `state_dict` holds is
+    saved) and write `_fit` and `_score`.
 
     Attributes:
         Config: The frozen dataclass of the model's settings.
-        needs: What training data must hold: subset of interactions, rating, time, item_features, user_features,
-            item_text, item_image.
+        needs: Of interactions, rating, time, item_features, user_features, item_text, item_image: what data must hold.
         answers: Which questions can be asked: subset of known_user, history, new_item, new_user, similar_items, rating.
             On the class: under some config; on an instance: under its own.
-        remedy: What to do when the data lacks what the model needs; ends the error's message.
+        remedy: What to do when the data lacks what the model needs; ends the message.
         confidence: What makes a score the model's confidence in an item.
+        recipe: How it is trained where nothing else is said; all of epochs, batch_size, lr and patience.
         reads_user: Whether scores go by users' attributes though a person known only by them is not answered.
         grown: Names of buffers whose size only `_fit` knows (a sparse matrix); they are empty before.
     """
@@ -48,6 +48,7 @@ class Model(nn.Module, ABC):
     answers: frozenset[str] = frozenset({"known_user"})
     remedy: str = ""
     confidence: Link = "score"
+    recipe: Training = Training(epochs=50, batch_size=1024, lr=3e-3, patience=5)
     reads_user: bool = False
     grown: tuple[str, ...] = ()
 
@@ -68,7 +69,7 @@ class Model(nn.Module, ABC):
 
         Args:
             data: Must provide all of `needs` and agree with `spec`.
-            training: How; default `Training()`.
+            training: How; what it leaves open is the model's `recipe`.
             validate: A `palate.training.loop.Validate` made from the `valid` part; chooses the epoch.
             job: `checkpoint` and `on_epoch`, as in `palate.training.loop.Job`.
 
@@ -80,7 +81,7 @@ class Model(nn.Module, ABC):
             TrainingError: The loss is no longer a number.
         """
         self._check(data)
-        training = training or Training()
+        training = (training or Training()).filled(self.recipe)
         # torch's dropout and initialisers know only the global generator: fork it, so that the caller's is left alone.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
@@ -117,8 +118,7 @@ class Model(nn.Module, ABC):
         answerable = self.answerable(queries)
         if bool(answerable.all()):
             return self._score(queries) if items is None else self._score_items(queries, items)
-        scores = self.fallback.score(queries)
-        scores = scores.clone() if items is None else scores[:, items]
+        scores = self.fallback.score(queries).clone() if items is None else self.fallback.score(queries)[:, items]
         if bool(answerable.any()):
             rows = answerable.nonzero().squeeze(1)
             some = queries.take(rows)

@@ -102,6 +102,7 @@ class Blend(Model):
     """Several models, weighted by what does best on `valid`."""
 
     Config = BlendConfig
+    recipe = Training()  # its members' own
     answers = frozenset({"known_user", "history", "new_item", "new_user", "similar_items", "rating"})
     weight: Tensor
 

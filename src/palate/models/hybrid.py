@@ -69,6 +69,7 @@ class Hybrid(Model):
     """Router: a warm model for known users and items, a content model for new ones, on one scale."""
 
     Config = HybridConfig
+    recipe = Training()  # its members' own
     needs = frozenset({"interactions", "item_features"})
     answers = frozenset({"known_user", "history", "new_item", "new_user", "similar_items", "rating"})
     slope: Tensor

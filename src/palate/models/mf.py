@@ -52,20 +52,19 @@ class MFConfig:
     """Sampled negatives of each positive (bce, bpr, sampled-softmax)."""
     init: float = 0.1
     """Standard deviation of the first vectors' entries."""
-    reg: float = 0.005
-    """L2 of a user's or an item's vector; its weight grows with the number n of pairs it is scored in."""
+    reg: float = -1.0
+    """L2 of a user's or an item's vector; its weight grows with the number n of pairs it is scored in. -1: 0.1 for mse,
+    0.005 for lists."""
     bias_reg: float = 0.005
     """L2 of a user's or an item's bias, likewise."""
     reg_power: float = 1.0
     """The weight of the L2 is n ** reg_power: 1 is the same for every pair, 0 the same for every vector."""
 
     def __post_init__(self) -> None:
-        check(
-            self,
-            **{name: getattr(self, name) >= 1 for name in ("dim", "negatives")},
-            **{name: getattr(self, name) >= 0 for name in ("init", "reg", "bias_reg")},
-            reg_power=0 <= self.reg_power <= 1,
-        )
+        if self.reg == -1:
+            object.__setattr__(self, "reg", 0.1 if self.loss == "mse" else 0.005)
+        check(self, dim=self.dim >= 1, negatives=self.negatives >= 1, init=self.init >= 0, reg=self.reg >= 0,
+              bias_reg=self.bias_reg >= 0, reg_power=0 <= self.reg_power <= 1)  # fmt: skip
 
 
 class MF(GradientModel):

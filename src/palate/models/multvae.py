@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from palate.config import check
+from palate.config import Training, check
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.ragged import Ragged
 from palate.models.base import GradientModel
@@ -68,6 +68,7 @@ class MultDAE(GradientModel):
     """Denoising autoencoder of histories with a multinomial likelihood."""
 
     Config = MultDAEConfig
+    recipe = Training(epochs=100, batch_size=256, lr=2e-3, patience=10)
     answers = frozenset({"known_user", "history", "similar_items"})
     confidence = "softmax"
 
@@ -99,6 +100,7 @@ class MultVAE(GradientModel):
     """Variational autoencoder of histories with a multinomial likelihood."""
 
     Config = MultVAEConfig
+    recipe = Training(epochs=100, batch_size=256, lr=2e-3, patience=10)
     answers = frozenset({"known_user", "history", "similar_items"})
     confidence = "softmax"
     updates: Tensor

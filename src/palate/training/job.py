@@ -56,7 +56,7 @@ class Job:
     """One training run.
 
     Attributes:
-        training: Settings.
+        training: Settings, none of them left open.
         rng: Decides order and negatives.
         validate: Judge on `valid`; None trains all epochs.
         checkpoint: Folder to save the state of the run in and to resume from; None for neither.

@@ -188,7 +188,8 @@ def _build(
     prefix = "training."
     own = {name: value for name, value in chosen.items() if not name.startswith(prefix)}
     how = {name.removeprefix(prefix): value for name, value in chosen.items() if name.startswith(prefix)}
-    return fresh_model(model, {**fixed, **own}, train)[1], from_dict(Training, {**to_dict(training), **how})
+    built = fresh_model(model, {**fixed, **own}, train)[1]
+    return built, from_dict(Training, {**to_dict(training), **how}).filled(built.recipe)
 
 
 def _trial(frozen: Any) -> Trial:

@@ -44,7 +44,7 @@ class CDAE(GradientModel):
     """Denoising autoencoder of histories with a vector of its own for each user."""
 
     Config = CDAEConfig
-    recipe = Training(epochs=100, batch_size=256, lr=2e-3, patience=10)
+    recipe = Training(epochs=100, batch_size=256, lr=5e-3, patience=10)
     answers = frozenset({"known_user", "history", "similar_items"})
     confidence = "sigmoid"
 

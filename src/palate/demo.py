@@ -55,8 +55,8 @@ ENTRIES = {
         {"loss": "mse", "init": 0.02, "reg": 1.2, "bias_reg": 0.5, "reg_power": 0.5},
         {"epochs": 60, "lr": 0.1, "optimizer": "adagrad", "embeddings": "rowwise"},
     ),
-    "mf (lists)": Entry("mf", {}, {"epochs": 30, "lr": 5e-3}),
-    "neumf": Entry("neumf", {}, {"epochs": 30}),
+    "mf (lists)": Entry("mf", {}, {}),
+    "neumf": Entry("neumf", {}, {}),
 }
 """NeuMF's default loss serves both ends at once; matrix factorization takes a model for each."""
 

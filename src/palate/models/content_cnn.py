@@ -2,11 +2,11 @@
 
 v_i = encode(text or image of i)                      `palate.models.encoders`, trained end to end
 u   = m + W m,  m = sum_j a_j v_j / sum_j a_j,  a_j = exp(<w, tanh(v_j)>)      over the items j of the history
-score(u, i) = cos(u, v_i) / temperature + b_i,  b_i = log(1 + n_i) less its mean over i; 0 for new items
+score(u, i) = cos(u, v_i) / temperature + b_i      b_i of text-cnn: log(1 + n_i) less its mean over i; 0 for new items
 
 No item and no user has learned parameters of its own, so an item of today is as good as one of the training data. The
-bias b is counted (n_i rows of i), not learned: without it the encoder learns by heart which contents are popular, the
-quickest way to a lower loss, and of other items that says nothing.
+bias b is counted (n_i rows of i), not learned: without it the reader of words learns by heart which texts are popular,
+the quickest way to a lower loss, and of other items that says nothing. The reader of pixels is better without.
 
 Loss: softmax over the items of a step, see `palate.models.pools`: of a person's items there, some are the history and
 the others are to be found. A step encodes `pool` items at most, so an epoch encodes users / batch_size * pool of them:
@@ -149,7 +149,6 @@ class ImageRecommender(GradientModel):
     confidence = "softmax"
     held = ("content",)
     item: Tensor
-    bias: Tensor
 
     def __init__(self, config: ImageCNNConfig, spec: Spec) -> None:
         super().__init__(config, spec)
@@ -159,13 +158,11 @@ class ImageRecommender(GradientModel):
             ContentEncoder(columns, config.dim, dropout=config.dropout), config.dim, config.temperature
         )
         self.register_buffer("item", torch.zeros(spec.n_items, config.dim))
-        self.register_buffer("bias", torch.zeros(spec.n_items))
         self.content: Encoded | None = None
 
     def start(self, data: Dataset) -> None:
         super().start(data)
         self.content = content_of(data, self.spec)
-        self.bias.copy_(popularity_bias(data))
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -178,13 +175,13 @@ class ImageRecommender(GradientModel):
             yield with_content(pool, self.content, rng if self.config.augment else None)
 
     def loss(self, batch: Pool) -> Tensor:
-        return self.net.loss(batch, self.bias)
+        return self.net.loss(batch)
 
     def _score(self, queries: Queries) -> Tensor:
-        return self.net.score(self.item, queries.history) + self.bias
+        return self.net.score(self.item, queries.history)
 
     def _new_items(self, features: Encoded) -> dict[str, Tensor]:
-        return {"item": encode_all(self.net.encoder, features), "bias": torch.zeros(len(features))}
+        return {"item": encode_all(self.net.encoder, features)}
 
     def item_vectors(self) -> Tensor:
         return self.item
@@ -206,11 +203,11 @@ class ContentNet(nn.Module):
         self.person = nn.Linear(dim, dim)
         self.temperature = temperature
 
-    def loss(self, pool: Pool, bias_N: Tensor) -> Tensor:
+    def loss(self, pool: Pool, bias_N: Tensor | None = None) -> Tensor:
         """Of one step; `bias_N` is added to the scores of all items."""
         assert pool.content is not None
-        vector_PD = self.encoder(pool.content)
-        return pool_loss(self.score(vector_PD, pool.history) + bias_N[pool.item], pool)
+        score_UP = self.score(self.encoder(pool.content), pool.history)
+        return pool_loss(score_UP if bias_N is None else score_UP + bias_N[pool.item], pool)
 
     def score(self, vector_ND: Tensor, history: Ragged) -> Tensor:
         """Scores of all items for each history of them but for their bias, `[B, N]`."""

@@ -257,10 +257,12 @@ def cell(runs: Sequence[dict[str, Evaluation]], kind: str, metric: str) -> str:
 def told(found: dict[str, list[dict[str, Evaluation]]]) -> list[str]:
     """In words: who beats content neighbours on new items, and what the lists of all items hold."""
     lines = ["New items, paired by users, Holm-corrected within a seed and baseline:"]
+    encoders = [name for name in ENCODERS if name in found]
+    rivals = {PLAINEST: list(found), "random": encoders} | {f"{name}, shuffled": [name] for name in encoders}
     for place in range(len(next(iter(found.values())))):
         runs = {name: each[place]["new"] for name, each in found.items()}
-        for baseline in [name for name in found if name == PLAINEST or name.endswith("shuffled")]:
-            about = runs if baseline == PLAINEST else {name: runs[name] for name in (baseline, baseline.split(",")[0])}
+        for baseline in [name for name in rivals if name in found]:
+            about = {name: runs[name] for name in dict.fromkeys((baseline, *rivals[baseline]))}
             differences = compare(about, "recall@20", baseline=baseline).differences if len(about) > 1 else []
             lines += [f"seed {place}: {each.verdict}" for each in differences]
     if "ials" in found:

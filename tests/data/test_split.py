@@ -119,7 +119,7 @@ def check_new_pairs(data: Dataset, split: Split, everything: list[int]) -> None:
     users, items = split.train.users.ids.to_list(), split.train.items.ids.to_list()
     known = data.frame().filter(pl.col("user_id").is_in(users) & pl.col("item_id").is_in(items))
     assert sorted(tags(split.train)) == sorted(known["weight"].to_list())
-    assert f"new-users-and-items: {len(data) - len(everything)} rows are in no part" in split.notes
+    assert f"new-users-and-items: {len(data) - len(everything):,} rows are in no part" in split.notes
 
 
 def check_partition(data: Dataset, split: Split, name: str) -> None:

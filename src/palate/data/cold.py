@@ -160,7 +160,7 @@ def new_users_and_items(
     part[rows] = np.where((place >= given) & (place < before), NOWHERE, _seen_or_target(theirs[rows], place < given))
     both = (theirs != TRAIN) & (fate[data.item] == theirs)
     part[both] = theirs[both]
-    notes += (*more, f"new-users-and-items: {int((part == NOWHERE).sum())} rows are in no part")
+    notes += (*more, f"new-users-and-items: {int((part == NOWHERE).sum()):,} rows are in no part")
     advice = f"only users with more than {before} rows can be held out; ask for a larger share, or fewer given rows"
     return assemble(data, part, valid=valid, advice=advice, held_out=True, notes=notes)
 
@@ -191,7 +191,7 @@ def _of_known_items(data: Dataset, group: np.ndarray) -> tuple[Dataset, str]:
     known = np.zeros(data.n_items, dtype=bool)
     known[data.item[~held]] = True
     new = held & ~known[data.item]
-    told = f"{int(new.sum())} of {int(held.sum())} held-out rows are of items that train lacks, and were dropped"
+    told = f"{int(new.sum()):,} of {int(held.sum()):,} held-out rows are of items that train lacks, and were dropped"
     return data.take(~new), f"strong-generalisation: {told}"
 
 

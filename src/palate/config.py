@@ -23,15 +23,15 @@ C = TypeVar("C")
 class Training:
     """How a model is trained; models without gradient steps read only `seed`.
 
-    What a model's own is stands in its `recipe`: settings that did well on real data and are where to begin.
+    What is None is left open: the model's own `recipe` fills it.
     """
 
-    epochs: int = 0
-    """Most passes over the training rows; 0: the model's own."""
-    batch_size: int = 0
-    """Rows in one step: interactions (negatives come on top), of some models users or items; 0: the model's own."""
-    lr: float = 0.0
-    """Step size of the optimizer; 0: the model's own."""
+    epochs: int | None = None
+    """Most passes over the training rows; default: the model's own."""
+    batch_size: int | None = None
+    """Rows in one step: interactions (negatives come on top), or of some models users or items; default: likewise."""
+    lr: float | None = None
+    """Step size of the optimizer; default: the model's own."""
     weight_decay: float = 0.0
     """Decoupled L2 shrinkage, per step, of the weights that the step touches."""
     optimizer: Literal["adam", "adagrad", "sgd"] = "adam"
@@ -40,8 +40,8 @@ class Training:
     """How tables step: every row (dense), the batch's rows (rowwise), FBGEMM's fused kernel; auto goes by size."""
     grad_clip: float = 0.0
     """Largest norm of all gradients together; 0 leaves them alone."""
-    patience: int = -1
-    """Epochs without a better `valid` before training stops; 0: all are run, the best restored; -1: the model's own."""
+    patience: int | None = None
+    """Epochs without a better `valid` until training stops; 0 runs all, the best stays; default: the model's own."""
     monitor: str = "auto"
     """Metric on `valid` that chooses the epoch; auto is rmse for rating models, ndcg@10 for others."""
     seed: int = 0
@@ -50,20 +50,42 @@ class Training:
     def __post_init__(self) -> None:
         check(
             self,
-            epochs=self.epochs >= 0,
-            batch_size=self.batch_size >= 0,
-            lr=0 <= self.lr < math.inf,
+            epochs=self.epochs is None or self.epochs >= 1,
+            batch_size=self.batch_size is None or self.batch_size >= 1,
+            lr=self.lr is None or 0 < self.lr < math.inf,
             weight_decay=0 <= self.weight_decay < math.inf,
             grad_clip=0 <= self.grad_clip < math.inf,
-            patience=self.patience >= -1,
+            patience=self.patience is None or self.patience >= 0,
             seed=0 <= self.seed < 2**63,
         )
 
     def filled(self, recipe: Training) -> Training:
-        """The same, with what is the model's own taken from its recipe."""
-        own = {"epochs": 0, "batch_size": 0, "lr": 0, "patience": -1}
-        left = {name: getattr(recipe, name) for name, value in own.items() if getattr(self, name) == value}
-        return dataclasses.replace(self, **left)
+        """The same, with what is left open taken from a model's recipe."""
+        return dataclasses.replace(self, **{name: getattr(recipe, name) for name in self._open})
+
+    def complete(self) -> Recipe:
+        """The same, for those who need all of it.
+
+        Raises:
+            ConfigError: Something is left open.
+        """
+        if self._open:
+            raise ConfigError(f"{', '.join(self._open)} left open; `filled` takes them from a model's recipe")
+        return Recipe(**vars(self))
+
+    @property
+    def _open(self) -> list[str]:
+        return [field.name for field in dataclasses.fields(self) if getattr(self, field.name) is None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Training):
+    """A `Training` that leaves nothing open; as it stands, that of models whose rows are interactions."""
+
+    epochs: int = 50
+    batch_size: int = 1024
+    lr: float = 3e-3
+    patience: int = 5
 
 
 def check(config: object, **rules: bool) -> None:
@@ -179,6 +201,8 @@ def _convert(value: Any, kind: Any) -> Any:
 
 
 def _name(kind: Any) -> str:
+    if type(None) in typing.get_args(kind):
+        return " or ".join(_name(one) for one in typing.get_args(kind) if one is not type(None))
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(kind)))
     return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(kind, str(kind))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from palate.config import Training
+from palate.config import Recipe
 from palate.errors import ConfigError, MissingExtra
 from palate.training import optimizers
 from palate.training.optimizers import Optimizer
@@ -34,11 +34,11 @@ class Net(nn.Module):
         return (self.out(both).sigmoid() + self.bias(left)).square().sum()
 
 
-def training(**changes: Any) -> Training:
-    return Training(**({"optimizer": "adam", "embeddings": "rowwise", "lr": 0.05} | changes))
+def training(**changes: Any) -> Recipe:
+    return Recipe(**({"optimizer": "adam", "embeddings": "rowwise", "lr": 0.05, "batch_size": 2048} | changes))
 
 
-def train(config: Training, steps: int = 12, everything: bool = True, net: Net | None = None) -> Net:
+def train(config: Recipe, steps: int = 12, everything: bool = True, net: Net | None = None) -> Net:
     """A few steps on made-up batches, with all rows in each or only some of the first half."""
     torch.manual_seed(0)
     net = net or Net()

@@ -107,7 +107,7 @@ def _summary(recommender: Recommender, out: Path, held_out: bool) -> str:
 def _recipe(model: type[Model]) -> str:
     """How the model is trained if the flags leave that open, in words."""
     own = model.recipe
-    if not issubclass(model, GradientModel) or not own.epochs:
+    if not issubclass(model, GradientModel):
         return ""
     return (
         f"Left open, training takes up to {own.epochs} epochs of steps of {own.batch_size}, lr {own.lr:g}, and stops "

@@ -49,7 +49,7 @@ def new_users(
     user = data.user[rows]
     place = rows - data.offsets[user] if order == "first" else random_places(user, rng)
     part = np.zeros(len(data), dtype=np.int8)
-    part[rows] = np.where((place >= given) & (place < before), NOWHERE, _seen_or_target(group[user], place < given))
+    part[rows] = _shown_or_target(group[user], place, given, before)
     if before > given:
         notes += (f"new-users: {int((part == NOWHERE).sum())} rows of held-out users are neither shown nor looked for",)
     advice = f"only users with more than {before} rows can be held out; ask for a larger share, or fewer given rows"
@@ -157,7 +157,7 @@ def new_users_and_items(
     rows = np.flatnonzero(known & (theirs != TRAIN))
     user = data.user[rows]
     place = np.arange(len(rows)) - np.searchsorted(user, user)
-    part[rows] = np.where((place >= given) & (place < before), NOWHERE, _seen_or_target(theirs[rows], place < given))
+    part[rows] = _shown_or_target(theirs[rows], place, given, before)
     both = (theirs != TRAIN) & (fate[data.item] == theirs)
     part[both] = theirs[both]
     notes += (*more, f"new-users-and-items: {int((part == NOWHERE).sum()):,} rows are in no part")
@@ -198,6 +198,11 @@ def _of_known_items(data: Dataset, group: np.ndarray) -> tuple[Dataset, str]:
 def _seen_or_target(group: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Codes of held-out users' rows: VALID or TEST becomes VALID_HISTORY or TEST_HISTORY where `seen`."""
     return np.where(seen, np.where(group == VALID, VALID_HISTORY, TEST_HISTORY), group).astype(np.int8)
+
+
+def _shown_or_target(group: np.ndarray, place: np.ndarray, given: int, before: int) -> np.ndarray:
+    """As `_seen_or_target`, of which the first `given` rows are seen; those after them up to `before` are nowhere."""
+    return np.where((place >= given) & (place < before), NOWHERE, _seen_or_target(group, place < given))
 
 
 def _held_out(

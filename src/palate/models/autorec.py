@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from palate.config import Training, check
+from palate.config import Recipe, check
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.ragged import Ragged
 from palate.models.base import GradientModel
@@ -116,7 +116,7 @@ class UAutoRec(GradientModel):
     """Autoencoder of each user's ratings."""
 
     Config = AutoRecConfig
-    recipe = Training(epochs=100, batch_size=256, lr=1e-3, patience=10)
+    recipe = Recipe(epochs=100, batch_size=256, lr=1e-3, patience=10)
     needs = frozenset({"interactions", "rating"})
     answers = frozenset({"known_user", "history", "similar_items", "rating"})
     monitor = "rmse"
@@ -152,7 +152,7 @@ class IAutoRec(GradientModel):
     """Autoencoder of each item's ratings."""
 
     Config = AutoRecConfig
-    recipe = Training(epochs=100, batch_size=256, lr=1e-3, patience=10)
+    recipe = Recipe(epochs=100, batch_size=256, lr=1e-3, patience=10)
     needs = frozenset({"interactions", "rating"})
     answers = frozenset({"known_user", "history", "similar_items", "rating"})
     monitor = "rmse"

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from palate.config import Training
+from palate.config import Recipe, Training
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.encoded import Encoded
 from palate.data.queries import FEATURES
@@ -38,7 +38,7 @@ class Model(nn.Module, ABC):
             On the class: under some config; on an instance: under its own.
         remedy: What to do when the data lacks what the model needs; ends the message.
         confidence: What makes a score the model's confidence in an item.
-        recipe: How it is trained where nothing else is said; all of epochs, batch_size, lr and patience.
+        recipe: How it is trained where nothing else is said; of models with members a `Training` that is open.
         reads_user: Whether scores go by users' attributes though a person known only by them is not answered.
         grown: Names of buffers whose size only `_fit` knows (a sparse matrix); they are empty before.
     """
@@ -48,7 +48,7 @@ class Model(nn.Module, ABC):
     answers: frozenset[str] = frozenset({"known_user"})
     remedy: str = ""
     confidence: Link = "score"
-    recipe: Training = Training(epochs=50, batch_size=1024, lr=3e-3, patience=5)
+    recipe: Training = Recipe()
     reads_user: bool = False
     grown: tuple[str, ...] = ()
 

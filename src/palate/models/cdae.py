@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from palate.config import Training, check
+from palate.config import Recipe, check
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.ragged import Ragged
 from palate.models.base import GradientModel
@@ -44,7 +44,7 @@ class CDAE(GradientModel):
     """Denoising autoencoder of histories with a vector of its own for each user."""
 
     Config = CDAEConfig
-    recipe = Training(epochs=100, batch_size=256, lr=5e-3, patience=10)
+    recipe = Recipe(epochs=100, batch_size=256, lr=5e-3, patience=10)
     answers = frozenset({"known_user", "history", "similar_items"})
     confidence = "sigmoid"
 

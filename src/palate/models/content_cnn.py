@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from palate.config import Training, check
+from palate.config import Recipe, check
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.encoded import Encoded, Features, Kind
 from palate.data.ragged import Ragged
@@ -91,7 +91,7 @@ class TextRecommender(GradientModel):
     """Likes and items by their words alone, read by a CNN."""
 
     Config = TextCNNConfig
-    recipe = Training(epochs=30, batch_size=256, lr=3e-3, patience=6)
+    recipe = Recipe(epochs=30, batch_size=256, lr=3e-3, patience=6)
     needs = frozenset({"interactions", "item_text"})
     answers = ANSWERS
     confidence = "softmax"
@@ -143,7 +143,7 @@ class ImageRecommender(GradientModel):
     """Likes and items by their pictures alone, read by a CNN."""
 
     Config = ImageCNNConfig
-    recipe = Training(epochs=30, batch_size=256, lr=3e-3, patience=6)
+    recipe = Recipe(epochs=30, batch_size=256, lr=3e-3, patience=6)
     needs = frozenset({"interactions", "item_image"})
     answers = ANSWERS
     confidence = "softmax"

@@ -31,7 +31,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from palate.config import Training, check
+from palate.config import Recipe, check
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.encoded import Encoded
 from palate.errors import DataError
@@ -101,7 +101,7 @@ class DropoutNet(GradientModel):
     """A warm model (iALS or MF) for known items, and for new ones a content tower that foretells its vectors."""
 
     Config = DropoutNetConfig
-    recipe = Training(epochs=40, batch_size=256, lr=1e-3, patience=5)
+    recipe = Recipe(epochs=40, batch_size=256, lr=1e-3, patience=5)
     needs = frozenset({"interactions", "item_features"})
     answers = frozenset({"known_user", "history", "new_item", "similar_items"})
     item: Tensor

@@ -52,19 +52,21 @@ class MFConfig:
     """Sampled negatives of each positive (bce, bpr, sampled-softmax)."""
     init: float = 0.1
     """Standard deviation of the first vectors' entries."""
-    reg: float = -1.0
-    """L2 of a user's or an item's vector; its weight grows with the number n of pairs it is scored in. -1: 0.1 for mse,
-    0.005 for lists."""
+    reg: float | None = None
+    """L2 of a vector; its weight grows with the number n of pairs it is scored in; default: 0.1 for mse, else 0.005."""
     bias_reg: float = 0.005
     """L2 of a user's or an item's bias, likewise."""
     reg_power: float = 1.0
     """The weight of the L2 is n ** reg_power: 1 is the same for every pair, 0 the same for every vector."""
 
     def __post_init__(self) -> None:
-        if self.reg == -1:
-            object.__setattr__(self, "reg", 0.1 if self.loss == "mse" else 0.005)
-        check(self, dim=self.dim >= 1, negatives=self.negatives >= 1, init=self.init >= 0, reg=self.reg >= 0,
-              bias_reg=self.bias_reg >= 0, reg_power=0 <= self.reg_power <= 1)  # fmt: skip
+        check(self, dim=self.dim >= 1, negatives=self.negatives >= 1, init=self.init >= 0, bias_reg=self.bias_reg >= 0,
+              reg=self.reg is None or self.reg >= 0, reg_power=0 <= self.reg_power <= 1)  # fmt: skip
+
+    @property
+    def vector_reg(self) -> float:
+        """`reg`, or what stands for it where it is left open."""
+        return (0.1 if self.loss == "mse" else 0.005) if self.reg is None else self.reg
 
 
 class MF(GradientModel):
@@ -135,7 +137,7 @@ class MF(GradientModel):
         row_R, place, count_R = torch.unique(index, return_inverse=True, return_counts=True)
         vectors, biases, weight_X = (getattr(self, side + kind) for kind in ("", "_bias", "_weight"))
         v_RD, b_R1 = vectors(row_R), biases(row_R)
-        squares_R = self.config.reg * v_RD.square().sum(1) + self.config.bias_reg * b_R1.square().sum(1)
+        squares_R = self.config.vector_reg * v_RD.square().sum(1) + self.config.bias_reg * b_R1.square().sum(1)
         penalty = (squares_R * weight_X[row_R] * count_R).sum() / index.numel()
         return v_RD, b_R1, place, penalty
 

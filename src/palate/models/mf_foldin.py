@@ -52,7 +52,7 @@ def _vectors(model: Any) -> Tensor:
 def _penalty(model: Any, lengths_B: Tensor) -> Tensor:
     """L2 for each pair of a history, `[B, D + 1]`."""
     pairs, config = 1 + model.sampled, model.config
-    reg_D = torch.tensor([config.reg] * config.dim + [config.bias_reg]).clamp(min=1e-6)
+    reg_D = torch.tensor([config.vector_reg] * config.dim + [config.bias_reg]).clamp(min=1e-6)
     penalty_BD: Tensor = pairs * l2_share((lengths_B * pairs).unsqueeze(1), config.reg_power) * reg_D
     return penalty_BD
 

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from palate.config import Training, check
+from palate.config import Recipe, check
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.ragged import Ragged
 from palate.models.base import GradientModel
@@ -68,7 +68,7 @@ class MultDAE(GradientModel):
     """Denoising autoencoder of histories with a multinomial likelihood."""
 
     Config = MultDAEConfig
-    recipe = Training(epochs=100, batch_size=256, lr=2e-3, patience=10)
+    recipe = Recipe(epochs=100, batch_size=256, lr=2e-3, patience=10)
     answers = frozenset({"known_user", "history", "similar_items"})
     confidence = "softmax"
 
@@ -100,7 +100,7 @@ class MultVAE(GradientModel):
     """Variational autoencoder of histories with a multinomial likelihood."""
 
     Config = MultVAEConfig
-    recipe = Training(epochs=100, batch_size=256, lr=2e-3, patience=10)
+    recipe = Recipe(epochs=100, batch_size=256, lr=2e-3, patience=10)
     answers = frozenset({"known_user", "history", "similar_items"})
     confidence = "softmax"
     updates: Tensor
@@ -116,8 +116,8 @@ class MultVAE(GradientModel):
         self.rise = 1.0
 
     def _fit(self, data: Dataset, job: Job) -> list[Epoch]:
-        steps = -(-len(data.active_users) // job.training.batch_size)
-        self.rise = max(1.0, self.config.anneal * steps * job.training.epochs)
+        steps = -(-len(data.active_users) // job.how.batch_size)
+        self.rise = max(1.0, self.config.anneal * steps * job.how.epochs)
         return super()._fit(data, job)
 
     def start(self, data: Dataset) -> None:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from palate.config import Training, check
+from palate.config import Recipe, check
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.ragged import Ragged
 from palate.models.base import GradientModel
@@ -53,7 +53,7 @@ class RecVAE(GradientModel):
     """Variational autoencoder with a composite prior, encoder and decoder trained in turns."""
 
     Config = RecVAEConfig
-    recipe = Training(epochs=50, batch_size=256, lr=5e-4, patience=10)
+    recipe = Recipe(epochs=50, batch_size=256, lr=5e-4, patience=10)
     answers = frozenset({"known_user", "history", "similar_items"})
     confidence = "softmax"
 

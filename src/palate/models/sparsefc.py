@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from palate.config import Training, check
+from palate.config import Recipe, check
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.ragged import Ragged
 from palate.models.autorec import Ratings, all_items, bias_model, item_batches, people
@@ -100,7 +100,7 @@ class SparseFC(GradientModel):
     """Deep autoencoder of each item's ratings with kernelised weights."""
 
     Config = SparseFCConfig
-    recipe = Training(epochs=100, batch_size=256, lr=1e-3, patience=10)
+    recipe = Recipe(epochs=100, batch_size=256, lr=1e-3, patience=10)
     needs = frozenset({"interactions", "rating"})
     answers = frozenset({"known_user", "history", "similar_items", "rating"})
     monitor = "rmse"

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from palate.config import Training, check
+from palate.config import Recipe, check
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.encoded import Encoded
 from palate.errors import DataError
@@ -69,7 +69,7 @@ class TwoTower(GradientModel):
     """Ids, histories and features of both sides in two towers; answers new items and new users."""
 
     Config = TwoTowerConfig
-    recipe = Training(epochs=30, batch_size=256, lr=2e-3, patience=5)
+    recipe = Recipe(epochs=30, batch_size=256, lr=2e-3, patience=5)
     needs = frozenset({"interactions", "item_features"})
     answers = frozenset({"known_user", "history", "new_item", "new_user", "similar_items"})
     confidence = "softmax"

@@ -74,7 +74,7 @@ class Case:
         config = self.model.Config() if self.config is None else self.config
         return self.model(config, self.model.spec_of(data or self.train))
 
-    def fit(self, data: Dataset | None = None, seed: int = 0, epochs: int = BRIEF) -> Model:
+    def fit(self, data: Dataset | None = None, seed: int = 0, epochs: int | None = BRIEF) -> Model:
         """A fitted model."""
         model = self.new(data)
         model.fit(data or self.train, replace(self.training, seed=seed, epochs=epochs))

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from palate.config import Training
+from palate.config import Recipe, Training
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Job:
     """One training run.
 
     Attributes:
-        training: Settings, none of them left open.
+        training: Settings; only models with members leave any open, for these to fill.
         rng: Decides order and negatives.
         validate: Judge on `valid`; None trains all epochs.
         checkpoint: Folder to save the state of the run in and to resume from; None for neither.
@@ -72,3 +72,12 @@ class Job:
     every: float = 60.0
     on_epoch: Callable[[Epoch], None] | None = None
     on_step: Callable[[int, int, int, float], None] | None = None
+
+    @property
+    def how(self) -> Recipe:
+        """The settings, none of them left open.
+
+        Raises:
+            ConfigError: One is.
+        """
+        return self.training.complete()

@@ -33,11 +33,10 @@ def run(model: Any, data: Any, job: Job) -> list[Epoch]:
         ArtifactError: The checkpoint belongs to another run, or cannot be read or written.
         ConfigError, MissingExtra: FBGEMM was asked for, and cannot do this.
     """
-    optimizer = Optimizer(model, job.training)
+    optimizer = Optimizer(model, job.how)
     try:
         state = resume(model, optimizer, data, job)
-        patience = job.training.patience
-        while state.epoch < job.training.epochs and not (patience and state.waited >= patience):
+        while state.epoch < job.how.epochs and not 0 < job.how.patience <= state.waited:
             _epoch(model, optimizer, data, job, state)
             model.eval()
             record = _judge(model, job, state)
@@ -59,7 +58,7 @@ def _epoch(model: Any, optimizer: Optimizer, data: Any, job: Job, state: State) 
     before, saved = state.seconds, time.perf_counter()
     start = saved
     total = state.records[-1].samples if state.records else len(data)
-    for step, batch in enumerate(model.batches(data, job.rng, job.training.batch_size)):
+    for step, batch in enumerate(model.batches(data, job.rng, job.how.batch_size)):
         if step < state.step:  # Resumed within the epoch: draw what was drawn, train only what is left.
             continue
         optimizer.zero_grad()
@@ -67,7 +66,7 @@ def _epoch(model: Any, optimizer: Optimizer, data: Any, job: Job, state: State) 
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(
-                f"the loss became {value} in epoch {state.epoch + 1}, step {step + 1}, with lr {job.training.lr}; "
+                f"the loss became {value} in epoch {state.epoch + 1}, step {step + 1}, with lr {job.how.lr}; "
                 "lower lr or set grad_clip, and look for extreme values in the data"
             )
         loss.backward()

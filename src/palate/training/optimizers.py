@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from palate.config import Training
+from palate.config import Recipe
 from palate.training.fbgemm import FusedAdagrad
 
 DENSE_ROWS, DENSE_LEAST = 10, 8192
@@ -53,7 +53,7 @@ class Optimizer:
         ConfigError: FBGEMM lacks the rule asked for.
     """
 
-    def __init__(self, model: nn.Module, config: Training) -> None:
+    def __init__(self, model: nn.Module, config: Recipe) -> None:
         self.config = config
         tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m.weight.requires_grad]
         self._sparse = [(m, m.sparse) for m in tables if _by_rows(m, config)]
@@ -129,7 +129,7 @@ class Table:
             adagrad: `square`, `[rows]`; sgd: nothing.
     """
 
-    def __init__(self, weight: Tensor, config: Training, fused: bool) -> None:
+    def __init__(self, weight: Tensor, config: Recipe, fused: bool) -> None:
         self.weight = weight
         self.config = config
         rows, width = weight.shape
@@ -229,7 +229,7 @@ def _unique(index: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(rows[first]), torch.from_numpy(place)
 
 
-def _by_rows(table: nn.Embedding, config: Training) -> bool:
+def _by_rows(table: nn.Embedding, config: Recipe) -> bool:
     if table.scale_grad_by_freq:  # torch has no sparse gradient for it
         return False
     if config.embeddings == "auto":
@@ -237,7 +237,7 @@ def _by_rows(table: nn.Embedding, config: Training) -> bool:
     return config.embeddings != "dense"
 
 
-def _dense(parameters: list[nn.Parameter], config: Training) -> torch.optim.Optimizer:
+def _dense(parameters: list[nn.Parameter], config: Recipe) -> torch.optim.Optimizer:
     if config.optimizer == "adam":
         return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, eps=ADAM_EPS, fused=True)
     if config.optimizer == "adagrad":

@@ -132,8 +132,8 @@ def new_users_and_items(
 ) -> Split:
     """Users and items at random, both entirely out of train: new people are asked about known and new items.
 
-    What a new person may be shown are their first rows of items that train holds, never of new ones. To be found are
-    their other rows of such items, and all of their rows of the part's own new items. Rows of train's users with new
+    What a new person may be shown are their first rows of items that were not held out. To be found are their other
+    rows of such items, and all of their rows of the part's own new items. Rows of train's users with new
     items, and of one part's users with the other's items, are in no part.
 
     Args:

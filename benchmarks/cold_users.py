@@ -58,11 +58,10 @@ KNOWN = ("known, 10", "known, all")
 METRIC = "ndcg@10"
 PEOPLE = ("gender", "age", "occupation")
 GLOBAL = "popularity"
-WITHIN = "popularity within attributes"
 
 
 def tempered(prior: float) -> HybridConfig:
-    """iALS, of new people the more mixed with popularity within attributes, the fewer likes they have."""
+    """iALS, for new people the more mixed with what is expected of them, the fewer likes they have."""
     ials = {"dim": 64, "alpha": 0.4, "reg": 0.01}
     warm, content = (Member(model=model, config=ials) for model in ("ials", "content-ials"))
     return HybridConfig(warm=warm, content=content, held_out=0.0, prior=prior)
@@ -70,12 +69,11 @@ def tempered(prior: float) -> HybridConfig:
 
 CHOICES: dict[str, list[Choice]] = {
     GLOBAL: [(PopularityConfig(), PLAIN)],
-    WITHIN: [(PopularityConfig(), PLAIN)],
     "ease": [(EASEConfig(reg=reg), PLAIN) for reg in (150.0, 300.0, 600.0)],
     "ials": [(IALSConfig(dim=64, alpha=alpha, reg=0.01), PLAIN) for alpha in (0.1, 0.2, 0.4)],
     "multvae": [(MultVAEConfig(beta=b), ROWS) for b in (0.2, 0.5)],
     "mf": [(MFConfig(dim=64, negatives=4, reg=r), PAIRS) for r in (0.003, 0.01)],
-    "hybrid": [(tempered(prior), PLAIN) for prior in (3.0, 5.0, 10.0)],
+    "hybrid": [(tempered(prior), PLAIN) for prior in (10.0, 20.0, 30.0)],
     "two-tower": [
         (TwoTowerConfig(text="bag", columns=("genres", "year"), id_dropout=d), replace(ROWS, lr=2e-3))
         for d in (0.3, 0.6)
@@ -199,8 +197,8 @@ class Work:
         return found
 
     def _model(self, name: str, choice: Choice, train: Dataset) -> Any:
-        kind = MODELS["popularity" if name == WITHIN else name]
-        return kind(choice[0], train.spec if name == GLOBAL else kind.spec_of(train))
+        kind = MODELS[name]
+        return kind(choice[0], kind.spec_of(train))
 
     def _judge(self, model: Any, name: str, part: Dataset) -> dict[str, Any]:
         found = evaluate(model, part, (METRIC,), candidates=self.people.candidates(part), name=name)
@@ -243,6 +241,8 @@ DEFINITIONS = (
     "0, 1, 3, 10, all: likes of a new person that the model is shown when asked. Known, 10: the first ten likes were "
     "in train. Known, all: all likes but those to be found were in train: of half of the people more than forty.",
     "Settings and epochs were chosen on valid with all films competing, also those of the person's other likes.",
+    "hybrid: its first form mixed in popularity alone and was judged on test under seeds 0 to 2, where the first like "
+    "gained 0.0018 (-0.0037 to 0.0073). What likes say was then added, its constants chosen on valid people of those.",
 )
 
 
@@ -255,7 +255,7 @@ def told(found: Mapping[str, Sequence[Mapping[str, Evaluation]]]) -> list[str]:
     """In words: whether each step helps and, with nothing shown, how models stand to global popularity."""
     lines = ["Step by step, first seed, by users:"]
     for name, runs in found.items():
-        if name in (GLOBAL, WITHIN):
+        if name == GLOBAL:
             continue
         for before, after in (("0", "1"), ("1", "3"), ("3", "10")):
             pair = {f"{after} shown": runs[0][after], f"{before} shown": runs[0][before]}

@@ -291,13 +291,14 @@ def test_grad_cam_is_the_slope_by_the_mean_map_times_the_map() -> None:
     map_CHW = cnn.feature_map(pixels.unsqueeze(0))[0].detach()
     mean_C = map_CHW.mean((1, 2)).requires_grad_()
     handle = cnn.head.register_forward_pre_hook(lambda module, inputs: (mean_C.unsqueeze(0),))
-    score = net.score(torch.cat([model.item, net.encoder(row)]), queries.history)[0, -1]  # type: ignore[list-item]
+    vector_ND = torch.cat([model.item, net.encoder(row)])  # type: ignore[list-item]
+    score = net.score(vector_ND, net.scale(vector_ND), queries.history)[0, -1]
     handle.remove()
     (slope_C,) = torch.autograd.grad(score, mean_C)
     wanted = (slope_C[:, None, None] * map_CHW).sum(0) / map_CHW[0].numel()
     found = {c.key[1]: c.value for c in told.of("region")}
     values = [found[box] for box in sorted(found)]
-    assert float(score.detach()) == pytest.approx(told.score, abs=1e-4)
+    assert float(score.detach() + model.bias[item]) == pytest.approx(told.score, abs=1e-4)  # type: ignore[index]
     np.testing.assert_allclose(values, wanted.flatten().numpy(), atol=0.02 * float(wanted.abs().max()) + 1e-5)
     assert sum((b - t) * (r - x) for t, x, b, r in found) == SIZE[1] * SIZE[2]
 

@@ -135,6 +135,22 @@ def test_what_is_popular_is_not_learned_by_heart() -> None:
     assert grown.bias[known.n_items :].tolist() == [0.0] * 16  # type: ignore[union-attr]
 
 
+def test_content_makes_no_item_everybodys_and_none_more_divisive_than_usual() -> None:
+    known, whole = without(worded(planted().train), 16)
+    model = TextRecommender(TextCNNConfig(dim=16), TextRecommender.spec_of(known))
+    model.fit(known, TRAINING)
+    grown = model.with_items(whole.encoded_items(model.spec.item_features).take(torch.arange(64, 80)))  # type: ignore[arg-type]
+    scores = grown.score(Queries(torch.arange(160), known.histories))
+    # Over training's people an item's mean is what was counted of it, and nothing for one of today.
+    torch.testing.assert_close(scores.mean(0), grown.bias, rtol=0, atol=1e-4)  # type: ignore[arg-type]
+    spread = scores.std(0, correction=0)
+    usual = float(model.net.spread / model.config.temperature)
+    assert float(spread.max()) < usual * 1.001
+    held = spread > usual * 0.999
+    assert 0 < int(held.sum()) < 80
+    torch.testing.assert_close(grown.scale[~held], torch.full((int((~held).sum()),), 10.0))  # type: ignore[index]
+
+
 def test_no_item_and_no_user_has_parameters_of_its_own() -> None:
     data = worded(planted().train)
     model = TextRecommender(TextCNNConfig(dim=16), TextRecommender.spec_of(data))

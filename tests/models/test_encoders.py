@@ -180,14 +180,15 @@ def test_wrong_word_vectors_are_refused(tmp_path: Path, text: str, message: str)
 def test_image_cnn_works_at_any_size_and_keeps_its_map_in_reach(size: tuple[int, int, int]) -> None:
     net = ImageCNN(size, 5).eval()
     pixels = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
-    maps = net.feature_map(pixels)
-    assert maps.shape[:2] == (3, 96)
-    torch.testing.assert_close(net.pool(maps), net(pixels))
+    maps = net.maps(pixels)
+    assert [h.shape[1] for h in maps] == [24, 24, 48, 96]
+    torch.testing.assert_close(net.feature_map(pixels), maps[-1])
     torch.testing.assert_close(net(pixels[1:2]), net(pixels)[1:2], rtol=1e-3, atol=1e-4)
-    maps.retain_grad()
-    net.pool(maps)[0, 0].backward()
-    assert maps.grad is not None
-    assert float(maps.grad[0].abs().sum()) > 0
+    whole = net(pixels)
+    with torch.no_grad():  # what shapes say is apart from what colours and textures say
+        net.texture.weight.zero_()
+        torch.testing.assert_close(net(pixels), net.head(maps[-1].mean((2, 3))))
+    assert not torch.allclose(whole, net(pixels))
 
 
 def test_a_poster_comes_to_a_map_of_nine_by_six() -> None:

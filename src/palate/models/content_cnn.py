@@ -2,11 +2,16 @@
 
 v_i = encode(text or image of i)                      `palate.models.encoders`, trained end to end
 u   = m + W m,  m = sum_j a_j v_j / sum_j a_j,  a_j = exp(<w, tanh(v_j)>)      over the items j of the history
-score(u, i) = cos(u, v_i) / temperature + b_i      b_i of text-cnn: log(1 + n_i) less its mean over i; 0 for new items
+score(u, i) = r_i (cos(u, v_i) - mean_u' cos(u', v_i)) / temperature + b_i
+b_i = log(1 + n_i) less its mean over i, n_i the rows of i; 0 for new items
+r_i = min(1, mean_j s_j / s_i),  s_i = std_u' cos(u', v_i);  1 while training
 
-No item and no user has learned parameters of its own, so an item of today is as good as one of the training data. The
-bias b is counted (n_i rows of i), not learned: without it the reader of words learns by heart which texts are popular,
-the quickest way to a lower loss, and of other items that says nothing. The reader of pixels is better without.
+No item and no user has learned parameters of its own, so an item of today is as good as one of the training data. How
+popular an item is is counted, and its mean over people u' taken off what is read: without that the reader learns by
+heart which items are popular, the quickest way to a lower loss, and of other items that says nothing. Nor does it say
+of other items how far they divide people: one that would do so more than usual is held to the usual measure. A new item
+then comes into lists for whom it suits, and no item into many lists for what its content looks like (cosines make such
+hubs: Radovanovic, Nanopoulos, Ivanovic 2010). u' are a step's people while training, then up to PEOPLE of the data.
 
 Loss: softmax over the items of a step, see `palate.models.pools`: of a person's items there, some are the history and
 the others are to be found. A step encodes `pool` items at most, so an epoch encodes users / batch_size * pool of them:
@@ -36,6 +41,10 @@ from palate.models.encoders import ContentEncoder, TextEncoder, encode_all
 from palate.models.encoders_image import augmented
 from palate.models.pools import Pool, mean_rows, pool_loss, pools
 
+PEOPLE = 20_000
+"""Most people that means and deviations over people are taken of."""
+LEAST = 1e-6
+"""Least variance of an item's cosines over people: where they do not differ, nothing is told apart."""
 ANSWERS = frozenset({"known_user", "history", "new_item", "similar_items"})
 
 
@@ -95,8 +104,9 @@ class TextRecommender(GradientModel):
     needs = frozenset({"interactions", "item_text"})
     answers = ANSWERS
     confidence = "softmax"
-    held = ("content",)
+    held = ("content", "histories")
     item: Tensor
+    scale: Tensor
     bias: Tensor
 
     def __init__(self, config: TextCNNConfig, spec: Spec) -> None:
@@ -106,20 +116,23 @@ class TextRecommender(GradientModel):
         encoder = ContentEncoder(columns, config.dim, text=config.text, words=config.words, dropout=config.dropout)
         self.net = ContentNet(encoder, config.dim, config.temperature)
         self.register_buffer("item", torch.zeros(spec.n_items, config.dim))
+        self.register_buffer("scale", torch.full((spec.n_items,), 1 / config.temperature))
         self.register_buffer("bias", torch.zeros(spec.n_items))
         self.content: Encoded | None = None
+        self.histories: Ragged | None = None
 
     def start(self, data: Dataset) -> None:
         super().start(data)
-        self.content = content_of(data, self.spec)
+        self.content, self.histories = content_of(data, self.spec), some_histories(data)
         self.bias.copy_(popularity_bias(data))
         if self.config.vectors:
             self.net.encoder.load_words(Path(self.config.vectors))
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        if not mode and self.content is not None:
+        if not mode and self.content is not None and self.histories is not None:
             self.item.copy_(encode_all(self.net.encoder, self.content))
+            self.scale.copy_(self.net.observe(self.item, self.histories))
         return self
 
     def batches(self, data: Dataset, rng: torch.Generator, size: int) -> Iterator[Pool]:
@@ -130,10 +143,11 @@ class TextRecommender(GradientModel):
         return self.net.loss(batch, self.bias)
 
     def _score(self, queries: Queries) -> Tensor:
-        return self.net.score(self.item, queries.history) + self.bias
+        return self.net.score(self.item, self.scale, queries.history) + self.bias
 
     def _new_items(self, features: Encoded) -> dict[str, Tensor]:
-        return {"item": encode_all(self.net.encoder, features), "bias": torch.zeros(len(features))}
+        vector_XD = encode_all(self.net.encoder, features)
+        return {"item": vector_XD, "scale": self.net.scale(vector_XD), "bias": torch.zeros(len(features))}
 
     def item_vectors(self) -> Tensor:
         return self.item
@@ -147,8 +161,10 @@ class ImageRecommender(GradientModel):
     needs = frozenset({"interactions", "item_image"})
     answers = ANSWERS
     confidence = "softmax"
-    held = ("content",)
+    held = ("content", "histories")
     item: Tensor
+    scale: Tensor
+    bias: Tensor
 
     def __init__(self, config: ImageCNNConfig, spec: Spec) -> None:
         super().__init__(config, spec)
@@ -158,16 +174,21 @@ class ImageRecommender(GradientModel):
             ContentEncoder(columns, config.dim, dropout=config.dropout), config.dim, config.temperature
         )
         self.register_buffer("item", torch.zeros(spec.n_items, config.dim))
+        self.register_buffer("scale", torch.full((spec.n_items,), 1 / config.temperature))
+        self.register_buffer("bias", torch.zeros(spec.n_items))
         self.content: Encoded | None = None
+        self.histories: Ragged | None = None
 
     def start(self, data: Dataset) -> None:
         super().start(data)
-        self.content = content_of(data, self.spec)
+        self.content, self.histories = content_of(data, self.spec), some_histories(data)
+        self.bias.copy_(popularity_bias(data))
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        if not mode and self.content is not None:
+        if not mode and self.content is not None and self.histories is not None:
             self.item.copy_(encode_all(self.net.encoder, self.content))
+            self.scale.copy_(self.net.observe(self.item, self.histories))
         return self
 
     def batches(self, data: Dataset, rng: torch.Generator, size: int) -> Iterator[Pool]:
@@ -175,13 +196,14 @@ class ImageRecommender(GradientModel):
             yield with_content(pool, self.content, rng if self.config.augment else None)
 
     def loss(self, batch: Pool) -> Tensor:
-        return self.net.loss(batch)
+        return self.net.loss(batch, self.bias)
 
     def _score(self, queries: Queries) -> Tensor:
-        return self.net.score(self.item, queries.history)
+        return self.net.score(self.item, self.scale, queries.history) + self.bias
 
     def _new_items(self, features: Encoded) -> dict[str, Tensor]:
-        return {"item": encode_all(self.net.encoder, features)}
+        vector_XD = encode_all(self.net.encoder, features)
+        return {"item": vector_XD, "scale": self.net.scale(vector_XD), "bias": torch.zeros(len(features))}
 
     def item_vectors(self) -> Tensor:
         return self.item
@@ -194,7 +216,15 @@ class ContentNet(nn.Module):
         encoder: Content to vectors.
         dim: Their width.
         temperature: Divides cosines.
+
+    Attributes:
+        mean, covariance: Of people's vectors of length 1, float32 `[D]` and `[D, D]`.
+        spread: The mean of s_j over the items of the training data.
     """
+
+    mean: Tensor
+    covariance: Tensor
+    spread: Tensor
 
     def __init__(self, encoder: ContentEncoder, dim: int, temperature: float) -> None:
         super().__init__()
@@ -202,20 +232,46 @@ class ContentNet(nn.Module):
         self.attention = nn.Linear(dim, 1, bias=False)
         self.person = nn.Linear(dim, dim)
         self.temperature = temperature
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("covariance", torch.eye(dim))
+        self.register_buffer("spread", torch.ones(()))
 
-    def loss(self, pool: Pool, bias_N: Tensor | None = None) -> Tensor:
+    def loss(self, pool: Pool, bias_N: Tensor) -> Tensor:
         """Of one step; `bias_N` is added to the scores of all items."""
         assert pool.content is not None
-        score_UP = self.score(self.encoder(pool.content), pool.history)
-        return pool_loss(score_UP if bias_N is None else score_UP + bias_N[pool.item], pool)
+        vector_PD = self.encoder(pool.content)
+        person_UD = self.people(vector_PD, pool.history)
+        cosine_UP = (person_UD - person_UD.mean(0)) @ F.normalize(vector_PD, dim=1).T
+        return pool_loss(cosine_UP / self.temperature + bias_N[pool.item], pool)
 
-    def score(self, vector_ND: Tensor, history: Ragged) -> Tensor:
-        """Scores of all items for each history of them but for their bias, `[B, N]`."""
+    def people(self, vector_ND: Tensor, history: Ragged) -> Tensor:
+        """Vectors of length 1 for histories of items of these vectors, `[B, D]`."""
         weight_N = self.attention(torch.tanh(vector_ND)).squeeze(1).exp()
         mean_BD = mean_rows(vector_ND, history, weight_N)
-        person_BD = mean_BD + self.person(mean_BD)
-        scores_BN: Tensor = F.normalize(person_BD, dim=1) @ F.normalize(vector_ND, dim=1).T
-        return scores_BN / self.temperature
+        return F.normalize(mean_BD + self.person(mean_BD), dim=1)
+
+    def score(self, vector_ND: Tensor, scale_N: Tensor, history: Ragged) -> Tensor:
+        """Scores of all items for each history of them but for their bias, `[B, N]`; `scale_N` is r / temperature."""
+        scores_BN: Tensor = (self.people(vector_ND, history) - self.mean) @ F.normalize(vector_ND, dim=1).T
+        return scores_BN * scale_N
+
+    @torch.no_grad()
+    def observe(self, vector_ND: Tensor, histories: Ragged) -> Tensor:
+        """See what people are like, and so `mean`, `covariance`, `spread`; gives `scale` of the items, `[N]`."""
+        person_BD = self.people(vector_ND, histories)
+        self.mean.copy_(person_BD.mean(0))
+        self.covariance.copy_((person_BD - self.mean).T @ (person_BD - self.mean) / len(person_BD))
+        self.spread.copy_(self._deviation(vector_ND).mean())
+        return self.scale(vector_ND)
+
+    def scale(self, vector_ND: Tensor) -> Tensor:
+        """r / temperature of items of these vectors, `[N]`."""
+        return (self.spread / self._deviation(vector_ND)).clamp(max=1) / self.temperature
+
+    def _deviation(self, vector_ND: Tensor) -> Tensor:
+        """s of each item, `[N]`; never 0."""
+        unit_ND = F.normalize(vector_ND, dim=1)
+        return ((unit_ND @ self.covariance) * unit_ND).sum(1).clamp(min=LEAST).sqrt()
 
 
 def chosen(features: Features | None, kind: Kind, columns: tuple[str, ...], who: str) -> Features:
@@ -239,6 +295,12 @@ def content_of(data: Dataset, spec: Spec) -> Encoded:
     """What is known of the items of the training data."""
     assert spec.item_features is not None  # the encoder could not be built without
     return data.encoded_items(spec.item_features)
+
+
+def some_histories(data: Dataset) -> Ragged:
+    """Those of up to PEOPLE people, evenly spread."""
+    people = torch.from_numpy(data.active_users)
+    return data.histories.take(people[:: max(1, -(-len(people) // PEOPLE))])
 
 
 def popularity_bias(data: Dataset) -> Tensor:

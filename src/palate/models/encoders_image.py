@@ -2,10 +2,11 @@
 
 stem     a 5 x 5 convolution; its stride brings a poster of 96 x 144 to 24 x 36
 blocks   h + conv(relu(norm(conv(h)))), normed; each but the first halves height and width and widens the channels
-head     W mean(h), the mean over all places
+head     W mean(h) + V [mean(g), std(g), ..., std(h)], over all places; g are the maps of stem and blocks before h
 
 Residual blocks as in He, Zhang, Ren, Sun 2016; norms by groups (Wu and He 2018), which do not depend on who else is in
-a batch. `feature_map` is the last h, before the mean: what class activation maps are made of.
+a batch. What the maps before the last are like on the whole, colours and textures, tells more from a few thousand
+pictures than shapes do. `feature_map` is the last h, before the mean: what class activation maps are made of.
 
 Legend: N images, C channels, H height, W width, D width of the output.
 """
@@ -23,6 +24,8 @@ from palate.data.encoded import Encoded, Images
 
 CHANNELS = (24, 48, 96)
 """Of the blocks."""
+LEAST = 1e-5
+"""Added to a map's variance, whose root has no slope at 0."""
 SHIFT, JITTER = 0.06, 0.2
 """How far a picture is moved at most (share of its size), and how far brightness and contrast change."""
 
@@ -45,24 +48,29 @@ class ImageCNN(nn.Module):
         self.blocks = nn.ModuleList(
             Block(before, after, 1 + (number > 0)) for number, (before, after) in enumerate(pairs)
         )
+        before = CHANNELS[0] + sum(CHANNELS[:-1])
         self.head = nn.Linear(CHANNELS[-1], dim)
+        self.texture = nn.Linear(2 * before + CHANNELS[-1], dim, bias=False)
+
+    def maps(self, pixels: Tensor) -> list[Tensor]:
+        """Of stem and blocks, of pixels uint8 `[N, C, H, W]` (or float32 from 0 to 255)."""
+        h = pixels.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
+        found = [F.relu(self.stem_norm(self.stem(h)))]
+        for block in self.blocks:
+            found.append(block(found[-1]))
+        return found
 
     def feature_map(self, pixels: Tensor) -> Tensor:
-        """The last map, float32 `[N, C, H', W']`, of pixels uint8 `[N, C, H, W]` (or float32 from 0 to 255)."""
-        h = pixels.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
-        h = F.relu(self.stem_norm(self.stem(h)))
-        for block in self.blocks:
-            h = block(h)
-        return h
-
-    def pool(self, h: Tensor) -> Tensor:
-        """Vectors `[N, D]` of feature maps."""
-        vector_ND: Tensor = self.head(h.mean((2, 3)))
-        return vector_ND
+        """The last map, float32 `[N, C, H', W']`."""
+        return self.maps(pixels)[-1]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """`[N, D]`."""
-        return self.pool(self.feature_map(pixels))
+        *before, last = self.maps(pixels)
+        means = [h.mean((2, 3)) for h in before]
+        deviations = [h.var((2, 3), correction=0).add(LEAST).sqrt() for h in (*before, last)]
+        vector_ND: Tensor = self.head(last.mean((2, 3))) + self.texture(torch.cat([*means, *deviations], 1))
+        return vector_ND
 
 
 class Block(nn.Module):

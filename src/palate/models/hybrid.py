@@ -2,7 +2,7 @@
 
 known item, person the warm model answers:  score(u, i) = z(s_w(u, i))
 new item:                                   score(u, i) = slope z(s_c(u, i)) + offset
-person folded in from n items, known item:  score(u, i) = w z(s_w(u, i)) + (1 - w) z(popularity),  w = n / (n + prior)
+person folded in from n items, known item:  score(u, i) = w z(s_w(u, i)) + (1 - w) z(expected),  w = n / (n + prior)
 person only the content model answers:      score(u, i) = z(s_c(u, i))
 
 z(s) = (s - m) / d with mean and standard deviation of the person's scores over the known items, by either model: so
@@ -13,8 +13,9 @@ new item competes, the one is taken that finds most of the rows of held-out item
 let in as far as the warm model's quality can bear.
 
 One like says less of a person than what everybody likes, or everybody of their age: the warm model's word counts as
-much as popularity, within what they said of themselves, only once they have `prior` likes. Ratings need no such scale:
-each model predicts in rating units.
+much as what is expected of people with few likes only once they have `prior` likes. Expected is popularity, within what
+they said of themselves, and if the warm model has vectors, moved by the likes (`palate.models.newcomers`). Ratings need
+no such scale: each model predicts in rating units.
 
 Legend: B queries, N items (W known ones first), P pairs, K list length, T targets.
 """
@@ -34,6 +35,7 @@ from palate.models.base import Model
 from palate.models.blend import MEMBERS, BlendConfig, Member
 from palate.models.hybrid_scale import held_out, joined, scale
 from palate.models.layers import standardised
+from palate.models.newcomers import Newcomers
 from palate.training.loop import Epoch, Job
 
 
@@ -49,8 +51,8 @@ class HybridConfig:
     """Share of train's items held out to choose the scale of new items; 0: they are scored as if they were known."""
     keep: float = 0.99
     """Share of the warm model's ndcg@10 on known items that is kept where new items compete."""
-    prior: float = 5.0
-    """Likes of a new person that count as much as popularity; 0: popularity does not count."""
+    prior: float = 20.0
+    """Likes of a new person from which on the warm model counts more than what is expected of all; 0: it alone does."""
 
     def __post_init__(self) -> None:
         check(self, held_out=0 <= self.held_out < 1, keep=0 <= self.keep <= 1, prior=self.prior >= 0)
@@ -95,11 +97,15 @@ class Hybrid(Model):
         self.answers = people | both | of_items | {"new_item"}
         # Popularity is that within what a new person says of themselves.
         self.reads_user = config.prior > 0 and not both
+        vectors = self.warm.item_factors()
+        self.newcomers = Newcomers(vectors.shape[1]) if self.reads_user and vectors is not None else None
         self.register_buffer("slope", torch.ones(()))
         self.register_buffer("offset", torch.zeros(()))
 
     def _fit(self, data: Dataset, job: Job) -> list[Epoch]:
         used = [self._learn(at, getattr(self, at), data, job) for at in ("warm", "content")]
+        if self.newcomers is not None:
+            self.newcomers.learn(self.warm, data)
         self.slope.fill_(1.0)
         self.offset.fill_(0.0)
         parts = held_out(data, self.config.held_out, job.training.seed) if "rating" not in self.answers else None
@@ -146,7 +152,7 @@ class Hybrid(Model):
         return content_BN.index_copy(0, rows, warm_BW)
 
     def _warm(self, people: Queries) -> Tensor:
-        """Scores of known items; of new people mixed with popularity, the more the fewer their likes."""
+        """Scores of known items; of new people mixed with what is expected of them, the more the fewer their likes."""
         warm_BW = self.warm._score(people)[:, : self.known]
         if "rating" in self.answers:
             return warm_BW
@@ -155,8 +161,10 @@ class Hybrid(Model):
             return warm_BW
         new = people.take(row)
         share_B1 = (new.history.lengths / (new.history.lengths + self.config.prior)).unsqueeze(1)
-        popular_BW = standardised(self.fallback.score(new)[:, : self.known])
-        return warm_BW.index_copy(0, row, popular_BW.lerp(warm_BW[row], share_B1))
+        expected_BW = standardised(self.fallback.score(new)[:, : self.known])
+        if self.newcomers is not None:
+            expected_BW = standardised(expected_BW + self.newcomers.moved(self.warm, new.history)[:, : self.known])
+        return warm_BW.index_copy(0, row, expected_BW.lerp(warm_BW[row], share_B1))
 
     def _of_known(self, queries: Queries) -> Queries:
         """The queries as the warm model can be asked them: items that came later leave the histories."""

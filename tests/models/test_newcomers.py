@@ -1,0 +1,66 @@
+"""Newcomers: a Gaussian process over people's vectors, written out with its kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from palate.data.ragged import Ragged
+from palate.models.hybrid import Hybrid, HybridConfig
+from palate.models.ials import IALS, IALSConfig
+from palate.models.newcomers import LIKE, NOISE, Newcomers
+from palate.testing import planted
+
+
+def learned() -> tuple[IALS, Newcomers]:
+    train = planted().train
+    model = IALS(IALSConfig(dim=6), train.spec)
+    model.fit(train)
+    newcomers = Newcomers(6)
+    newcomers.learn(model, train)
+    return model, newcomers
+
+
+def test_likes_move_scores_as_the_kernel_says() -> None:
+    train = planted().train
+    model, newcomers = learned()
+    people, items = model.user.double().numpy(), model.item.double().numpy()
+    mean = people.mean(0)
+    kernel = items @ np.cov(people.T, bias=True) @ items.T
+    noise = NOISE * kernel.diagonal()[train.item].mean()
+    surplus = ((people[train.user] - mean) * items[train.item]).sum(1).mean()
+    liked = [[3, 17, 40], [5], []]
+    found = newcomers.moved(model, Ragged.of(liked)).numpy()
+    for row, likes in zip(found[:2], liked, strict=False):
+        weight = np.linalg.solve(kernel[np.ix_(likes, likes)] + noise * np.eye(len(likes)), np.ones(len(likes)))
+        expected = LIKE * surplus / (items @ mean).std() * kernel[:, likes] @ weight
+        np.testing.assert_allclose(row, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    assert (found[2] == 0).all()
+
+
+def test_what_is_like_the_liked_rises_and_one_like_more_says_more() -> None:
+    model, newcomers = learned()
+    one, two = newcomers.moved(model, Ragged.of([[3], [3, 17]]))
+    assert one[3] > one.mean() + one.std()
+    assert two[17] > one[17]
+    assert two.std() > one.std()
+
+
+def test_where_nothing_was_learned_likes_move_nothing() -> None:
+    model, _ = learned()
+    assert (Newcomers(6).moved(model, Ragged.of([[3, 17]])) == 0).all()
+
+
+def test_a_warm_model_of_one_sort_of_people_is_no_obstacle() -> None:
+    model, newcomers = learned()
+    model.user[:] = model.user[0]
+    newcomers.learn(model, planted().train)
+    assert torch.isfinite(newcomers.moved(model, Ragged.of([[3, 17]]))).all()
+
+
+def test_hybrid_asks_it_where_its_warm_model_has_vectors() -> None:
+    train = planted().train
+    spec = Hybrid.spec_of(train)
+    assert Hybrid(HybridConfig(warm="ials"), spec).newcomers is not None
+    assert Hybrid(HybridConfig(warm="ease"), spec).newcomers is None
+    assert Hybrid(HybridConfig(warm="ials", prior=0), spec).newcomers is None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
+from palate.config import Training
 from palate.data.ragged import Ragged
 from palate.models.hybrid import Hybrid, HybridConfig
 from palate.models.ials import IALS, IALSConfig
@@ -64,3 +66,14 @@ def test_hybrid_asks_it_where_its_warm_model_has_vectors() -> None:
     assert Hybrid(HybridConfig(warm="ials"), spec).newcomers is not None
     assert Hybrid(HybridConfig(warm="ease"), spec).newcomers is None
     assert Hybrid(HybridConfig(warm="ials", prior=0), spec).newcomers is None
+
+
+@pytest.mark.parametrize("warm", ["ials", "puresvd", "mf", "dropoutnet", "two-tower"])
+def test_one_like_raises_its_topic_whatever_the_warm_model_of_vectors(warm: str) -> None:
+    train = planted().train
+    model = Hybrid(HybridConfig(warm=warm, held_out=0), Hybrid.spec_of(train))
+    model.fit(train, Training(epochs=10, batch_size=64, lr=0.01))
+    assert model.newcomers is not None
+    moved = model.newcomers.moved(model.warm, Ragged.of([[8]]))[0]
+    topic = torch.tensor([int(name[1:]) % 4 for name in train.items.ids])
+    assert float(moved[topic == topic[8]].mean()) > float(moved[topic != topic[8]].mean()) + 0.5 * float(moved.std())

@@ -55,6 +55,7 @@ class Newcomers(nn.Module):
         self.register_buffer("noise", torch.ones(()))
         self.register_buffer("shift", torch.zeros(()))
 
+    @torch.no_grad()
     def learn(self, model: Model, data: Dataset) -> None:
         """Read the people of the training data off a fitted model with `item_factors`."""
         item_ND = _items(model).double()

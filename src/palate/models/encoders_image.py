@@ -5,8 +5,8 @@ blocks   h + conv(relu(norm(conv(h)))), normed; each but the first halves height
 head     W mean(h) + V [mean(g), std(g), ..., std(h)], over all places; g are the maps of stem and blocks before h
 
 Residual blocks as in He, Zhang, Ren, Sun 2016; norms by groups (Wu and He 2018), which do not depend on who else is in
-a batch. What the maps before the last are like on the whole, colours and textures, tells more from a few thousand
-pictures than shapes do. `feature_map` is the last h, before the mean: what class activation maps are made of.
+a batch. V reads what the earlier maps are like on the whole, colours and textures: from a few thousand pictures more is
+learned of them than of shapes (decision 16). `feature_map` is the last h, what class activation maps are made of.
 
 Legend: N images, C channels, H height, W width, D width of the output.
 """

@@ -81,6 +81,7 @@ class Newcomers(nn.Module):
         self.noise.fill_(NOISE * float(share_N @ (item_ND @ root_DD).square().sum(1)))
         self.shift.fill_(LIKE * surplus / deviation if surplus > 0 and deviation > 0 else 0.0)
 
+    @torch.no_grad()
     def moved(self, model: Model, history: Ragged) -> Tensor:
         """What likes add to standardised popularity, `[B, N]`."""
         item_ND = _items(model)

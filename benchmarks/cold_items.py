@@ -101,12 +101,15 @@ CITEULIKE: dict[str, list[Choice]] = {
     "hybrid": [routed("content-ials", **ARTICLES)],
 }
 """Settings that each model may try."""
+READERS = (
+    "text-cnn, image-cnn: this is their third form. The first had no bias; on test, plots were no better than shuffled "
+    "plots, and posters below random under one seed. With a counted bias plots beat shuffled plots, posters did not. "
+    "What was added since (means over people, a measure of how divisive an item may be, statistics of all maps of the "
+    "image CNN) was judged on valid alone, by recall@20 against random and shuffled content."
+)
 TOLD = {
     "content-ials": "content-ials: defaults and iALS's settings were searched before, on the first seed's valid part.",
-    "text-cnn": "text-cnn, image-cnn: this is their third form. The first had no bias; on test, plots were no better "
-    "than shuffled plots, and posters below random under one seed. With a counted bias plots beat shuffled plots, "
-    "posters did not. What was added since (means over people, a measure of how divisive an item may be, statistics of "
-    "all maps of the image CNN) was judged on valid alone, by recall@20 against random and shuffled content.",
+    **dict.fromkeys(("text-cnn", "image-cnn"), READERS),
     "blend": "blend: weights chosen on each seed's new items of valid, members as chosen for themselves.",
 }
 """What a reader must know of how settings came about."""
@@ -243,7 +246,7 @@ def main() -> None:
         f"Protocol hashes (new, first seed first): {', '.join(each['new'].protocol.hash for each in found[names[0]])}.",
         f"Intervals: 95 %, Student's t over {len(works)} seeds.",
         *chosen,
-        *(TOLD[name] for name in names if name in TOLD),
+        *dict.fromkeys(TOLD[name] for name in names if name in TOLD),
         *told(found),
     ]
     header = ["model", *(f"{kind}: {metric}" for kind in SETS for metric in METRICS[:2])]

@@ -241,8 +241,8 @@ DEFINITIONS = (
     "0, 1, 3, 10, all: likes of a new person that the model is shown when asked. Known, 10: the first ten likes were "
     "in train. Known, all: all likes but those to be found were in train: of half of the people more than forty.",
     "Settings and epochs were chosen on valid with all films competing, also those of the person's other likes.",
-    "hybrid: its first form mixed in popularity alone and was judged on test under seeds 0 to 2, where the first like "
-    "gained 0.0018 (-0.0037 to 0.0073). What likes say was then added, its constants chosen on valid people of those.",
+    "hybrid: its first form mixed in popularity alone and was judged on test under seeds 0 to 2. What likes say was "
+    "then added, its constants chosen on valid people of these seeds.",
 )
 
 

@@ -45,7 +45,12 @@ class ContentNet(nn.Module):
         self.register_buffer("spread", torch.ones(()))
 
     def loss(self, pool: Pool, bias_N: Tensor) -> Tensor:
-        """Of one step; `bias_N` is added to the scores of all items."""
+        """Of one step.
+
+        Args:
+            pool: Its items, with their content, and people.
+            bias_N: Added to the scores of all items.
+        """
         assert pool.content is not None
         vector_PD = self.encoder(pool.content)
         person_UD = self.people(vector_PD, pool.history)
@@ -59,13 +64,27 @@ class ContentNet(nn.Module):
         return F.normalize(mean_BD + self.person(mean_BD), dim=1)
 
     def score(self, vector_ND: Tensor, scale_N: Tensor, history: Ragged) -> Tensor:
-        """Scores of all items for each history of them but for their bias, `[B, N]`; `scale_N` is r / temperature."""
+        """Scores of all items for each history of them, but for their bias, `[B, N]`.
+
+        Args:
+            vector_ND: Of the items.
+            scale_N: Of the items; see `scale`.
+            history: Of each person.
+        """
         scores_BN: Tensor = (self.people(vector_ND, history) - self.mean) @ F.normalize(vector_ND, dim=1).T
         return scores_BN * scale_N
 
     @torch.no_grad()
     def observe(self, vector_ND: Tensor, histories: Ragged) -> Tensor:
-        """See what people are like, and so `mean`, `covariance`, `spread`; gives `scale` of the items, `[N]`."""
+        """Set `mean`, `covariance` and `spread`.
+
+        Args:
+            vector_ND: Of the items of the training data.
+            histories: Of people of the training data.
+
+        Returns:
+            `scale` of the items, `[N]`.
+        """
         person_BD = self.people(vector_ND, histories)
         self.mean.copy_(person_BD.mean(0))
         self.covariance.copy_((person_BD - self.mean).T @ (person_BD - self.mean) / len(person_BD))

@@ -14,7 +14,7 @@ let in as far as the warm model's quality can bear.
 
 One like says less of a person than what everybody likes, or everybody of their age: the warm model's word counts as
 much as what is expected of people with few likes only once they have `prior` likes. Expected is popularity, within what
-they said of themselves, and if the warm model has vectors, moved by the likes (`palate.models.newcomers`). Ratings need
+they said of themselves, and if the warm model has vectors, moved by the likes (`palate.models.new_users`). Ratings need
 no such scale: each model predicts in rating units.
 
 Legend: B queries, N items (W known ones first), P pairs, K list length, T targets.
@@ -35,7 +35,7 @@ from palate.models.base import Model
 from palate.models.blend import MEMBERS, BlendConfig, Member
 from palate.models.hybrid_scale import held_out, joined, scale
 from palate.models.layers import standardised
-from palate.models.newcomers import Newcomers
+from palate.models.new_users import NewUsers
 from palate.training.loop import Epoch, Job
 
 
@@ -98,14 +98,14 @@ class Hybrid(Model):
         # Popularity is that within what a new person says of themselves.
         self.reads_user = config.prior > 0 and not both
         vectors = self.warm.item_factors()
-        self.newcomers = Newcomers(vectors.shape[1]) if self.reads_user and vectors is not None else None
+        self.new_users = NewUsers(vectors.shape[1]) if self.reads_user and vectors is not None else None
         self.register_buffer("slope", torch.ones(()))
         self.register_buffer("offset", torch.zeros(()))
 
     def _fit(self, data: Dataset, job: Job) -> list[Epoch]:
         used = [self._learn(at, getattr(self, at), data, job) for at in ("warm", "content")]
-        if self.newcomers is not None:
-            self.newcomers.learn(self.warm, data)
+        if self.new_users is not None:
+            self.new_users.learn(self.warm, data)
         self.slope.fill_(1.0)
         self.offset.fill_(0.0)
         parts = held_out(data, self.config.held_out, job.training.seed) if "rating" not in self.answers else None
@@ -162,8 +162,8 @@ class Hybrid(Model):
         new = people.take(row)
         share_B1 = (new.history.lengths / (new.history.lengths + self.config.prior)).unsqueeze(1)
         expected_BW = standardised(self.fallback.score(new)[:, : self.known])
-        if self.newcomers is not None:
-            expected_BW = standardised(expected_BW + self.newcomers.moved(self.warm, new.history)[:, : self.known])
+        if self.new_users is not None:
+            expected_BW = standardised(expected_BW + self.new_users.moved(self.warm, new.history)[:, : self.known])
         return warm_BW.index_copy(0, row, expected_BW.lerp(warm_BW[row], share_B1))
 
     def _of_known(self, queries: Queries) -> Queries:

@@ -1,4 +1,4 @@
-"""Newcomers: a Gaussian process over people's vectors, written out with its kernel."""
+"""new_users: a Gaussian process over people's vectors, written out with its kernel."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from palate.config import Training
 from palate.data.ragged import Ragged
 from palate.models.hybrid import Hybrid, HybridConfig
 from palate.models.ials import IALS, IALSConfig
-from palate.models.newcomers import LIKE, NOISE, Newcomers
+from palate.models.new_users import LIKE, NOISE, NewUsers
 from palate.testing import planted
 
 
-def learned() -> tuple[IALS, Newcomers]:
+def learned() -> tuple[IALS, NewUsers]:
     train = planted().train
     model = IALS(IALSConfig(dim=6), train.spec)
     model.fit(train)
-    newcomers = Newcomers(6)
-    newcomers.learn(model, train)
-    return model, newcomers
+    new_users = NewUsers(6)
+    new_users.learn(model, train)
+    return model, new_users
 
 
 def test_likes_move_scores_as_the_kernel_says() -> None:
     train = planted().train
-    model, newcomers = learned()
+    model, new_users = learned()
     people, items = model.user.double().numpy(), model.item.double().numpy()
     mean = people.mean(0)
     kernel = items @ np.cov(people.T, bias=True) @ items.T
     noise = NOISE * kernel.diagonal()[train.item].mean()
     surplus = ((people[train.user] - mean) * items[train.item]).sum(1).mean()
     liked = [[3, 17, 40], [5], []]
-    found = newcomers.moved(model, Ragged.of(liked)).numpy()
+    found = new_users.moved(model, Ragged.of(liked)).numpy()
     for row, likes in zip(found[:2], liked, strict=False):
         weight = np.linalg.solve(kernel[np.ix_(likes, likes)] + noise * np.eye(len(likes)), np.ones(len(likes)))
         expected = LIKE * surplus / (items @ mean).std() * kernel[:, likes] @ weight
@@ -41,8 +41,8 @@ def test_likes_move_scores_as_the_kernel_says() -> None:
 
 
 def test_what_is_like_the_liked_rises_and_one_like_more_says_more() -> None:
-    model, newcomers = learned()
-    one, two = newcomers.moved(model, Ragged.of([[3], [3, 17]]))
+    model, new_users = learned()
+    one, two = new_users.moved(model, Ragged.of([[3], [3, 17]]))
     assert one[3] > one.mean() + one.std()
     assert two[17] > one[17]
     assert two.std() > one.std()
@@ -50,22 +50,22 @@ def test_what_is_like_the_liked_rises_and_one_like_more_says_more() -> None:
 
 def test_where_nothing_was_learned_likes_move_nothing() -> None:
     model, _ = learned()
-    assert (Newcomers(6).moved(model, Ragged.of([[3, 17]])) == 0).all()
+    assert (NewUsers(6).moved(model, Ragged.of([[3, 17]])) == 0).all()
 
 
 def test_a_warm_model_of_one_sort_of_people_is_no_obstacle() -> None:
-    model, newcomers = learned()
+    model, new_users = learned()
     model.user[:] = model.user[0]
-    newcomers.learn(model, planted().train)
-    assert torch.isfinite(newcomers.moved(model, Ragged.of([[3, 17]]))).all()
+    new_users.learn(model, planted().train)
+    assert torch.isfinite(new_users.moved(model, Ragged.of([[3, 17]]))).all()
 
 
 def test_hybrid_asks_it_where_its_warm_model_has_vectors() -> None:
     train = planted().train
     spec = Hybrid.spec_of(train)
-    assert Hybrid(HybridConfig(warm="ials"), spec).newcomers is not None
-    assert Hybrid(HybridConfig(warm="ease"), spec).newcomers is None
-    assert Hybrid(HybridConfig(warm="ials", prior=0), spec).newcomers is None
+    assert Hybrid(HybridConfig(warm="ials"), spec).new_users is not None
+    assert Hybrid(HybridConfig(warm="ease"), spec).new_users is None
+    assert Hybrid(HybridConfig(warm="ials", prior=0), spec).new_users is None
 
 
 @pytest.mark.parametrize("warm", ["ials", "puresvd", "mf", "dropoutnet", "two-tower"])
@@ -73,7 +73,7 @@ def test_one_like_raises_its_topic_whatever_the_warm_model_of_vectors(warm: str)
     train = planted().train
     model = Hybrid(HybridConfig(warm=warm, held_out=0), Hybrid.spec_of(train))
     model.fit(train, Training(epochs=10, batch_size=64, lr=0.01))
-    assert model.newcomers is not None
-    moved = model.newcomers.moved(model.warm, Ragged.of([[8]]))[0]
+    assert model.new_users is not None
+    moved = model.new_users.moved(model.warm, Ragged.of([[8]]))[0]
     topic = torch.tensor([int(name[1:]) % 4 for name in train.items.ids])
     assert float(moved[topic == topic[8]].mean()) > float(moved[topic != topic[8]].mean()) + 0.5 * float(moved.std())

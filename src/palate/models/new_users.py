@@ -1,4 +1,4 @@
-"""What is to be expected of people with few likes: what is popular, moved by what their likes say.
+"""What is to be expected of new users with few likes: what is popular, moved by what their likes say.
 
 score(u, i) = z(popularity)_i + <w_u, z_i> / d
 w_u         = argmin_w sum_j (a - <w, z_j>)^2 + v |w|^2            over the likes j of u
@@ -29,11 +29,12 @@ from palate.models.layers import sum_rows
 from palate.models.normal_equations import normal_equations, solve
 
 NOISE, LIKE = 1.0, 4.0
+"""Factors of v and a."""
 PEOPLE = 2**15
 """Vectors in memory at once."""
 
 
-class Newcomers(nn.Module):
+class NewUsers(nn.Module):
     """How training's people differ, as a model of factors sees it.
 
     Args:
@@ -57,7 +58,12 @@ class Newcomers(nn.Module):
 
     @torch.no_grad()
     def learn(self, model: Model, data: Dataset) -> None:
-        """Read the people of the training data off a fitted model with `item_factors`."""
+        """Set all of it from the people of the training data.
+
+        Args:
+            model: Fitted to `data`; has `item_factors`.
+            data: The training rows.
+        """
         item_ND = _items(model).double()
         people, histories = torch.from_numpy(data.active_users), data.histories
         count, size, dim = max(len(people), 1), max(len(data), 1), item_ND.shape[1]
@@ -83,7 +89,12 @@ class Newcomers(nn.Module):
 
     @torch.no_grad()
     def moved(self, model: Model, history: Ragged) -> Tensor:
-        """What likes add to standardised popularity, `[B, N]`."""
+        """What likes add to standardised popularity, float32 `[B, N]`; zeros for an empty history.
+
+        Args:
+            model: That given to `learn`, or the same with new items.
+            history: The likes, indices of its items.
+        """
         item_ND = _items(model)
         noise_DD = self.noise * torch.eye(len(self.root))
         person_BD = torch.zeros(len(history), len(self.root))

@@ -53,7 +53,7 @@ FEW: dict[str, Any] = {"samples": 150, "lengths": (5,), "percent": False, "stabl
 SETTINGS = {
     # A mask of an NCF costs a fold-in, thirty gradient steps, some 6 ms: fewer masks, and Ke = 5 alone.
     "mlp": Setting(MLPConfig(dim=64, layers=(64, 32, 16), loss="bce"), NCF, **FEW),
-    "multvae": Setting(MultVAEConfig(), Training(epochs=60, batch_size=256, lr=1e-3, patience=5)),
+    "multvae": Setting(MultVAEConfig(dim=200), Training(epochs=60, batch_size=256, lr=1e-3, patience=5)),
     "neumf": Setting(NeuMFConfig(dim=64, loss="bce"), NCF, **FEW),
     "ease": Setting(EASEConfig(reg=300.0), Training()),
 }

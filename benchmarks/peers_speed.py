@@ -4,13 +4,17 @@
 
 multvae: seconds of an epoch, 600-200, 512 users a batch, Adam; ease: the fit; ials: a fit of dim 64, 15 rounds;
 all-multvae, all-ease: from a file of interactions through preparation and fit (10 epochs) to recall@10 and ndcg@10 of
-full ranking on test, seen items out. One side after the other, in turns, each run in a process of its own; imports,
-and but for the last two the reading of data, do not count. Medians.
+full ranking on test, items of train and valid out (palate answers from both, RecBole from train); shipped-multvae: the
+same, but with all that each library sets by itself, the end of training on valid included (of RecBole only
+eval_batch_size is not its own: with that it ranks one person at a time). One side after the other, in turns, each run
+in a process of its own; imports, and but for all-* and shipped-* the reading of data, do not count. Medians. "bfloat16"
+are the same runs with what each library has for that: palate's `matmul`, RecBole's `enable_amp`; of use only to a CPU
+that has such products.
 
 Each peer needs an environment of its own: it is made on first use (about 1 GB) in `palate-peers` in the folder for
 temporary files, or where the environment variable PALATE_PEERS says. Let nothing else run.
 
-Bars: palate not slower than the fastest peer; all-*: >= 5x faster than RecBole.
+Bars: palate not slower than the fastest peer; all-*, shipped-*: >= 5x faster than RecBole.
 """
 
 from __future__ import annotations
@@ -39,15 +43,19 @@ NEEDS = {
     "Cornac": "torch==2.13.0 cornac==3.0.1",
 }
 """What each environment holds; its own package last."""
+BOTH = ("palate", "palate, bfloat16", "RecBole", "RecBole, bfloat16")
 SIDES = {
-    "multvae": ("RecBole", "Cornac"),
-    "ease": ("RecBole", "RecTools", "LensKit", "Cornac"),
-    "ials": ("implicit", "LensKit"),
-    "all-multvae": ("RecBole",),
-    "all-ease": ("RecBole",),
+    "multvae": (*BOTH, "Cornac"),
+    "ease": ("palate", "RecBole", "RecTools", "LensKit", "Cornac"),
+    "ials": ("palate", "implicit", "LensKit"),
+    "all-multvae": BOTH,
+    "all-ease": ("palate", "RecBole"),
+    "shipped-multvae": BOTH,
 }
-"""Who is measured at what, beside palate."""
+"""Who is measured at what."""
+PARTS = ("train", "valid", "test")
 JOB = {"dim": 64, "iterations": 15, "reg": 250.0}
+BATCH = 512
 EPOCHS = {"multvae": 3, "all-multvae": 10}
 
 
@@ -74,11 +82,9 @@ def table(name: str) -> pl.DataFrame:
     return rows.select((pl.col(c).rank("dense") - 1).cast(pl.Int64) for c in ("user_id", "item_id"))
 
 
-def export(name: str, folder: Path) -> None:
-    """The same rows for all sides: CSV, and RecBole's atomic files; a tenth is test, a tenth nobody's."""
-    part = np.random.default_rng(0).choice(
-        ["train", "valid", "test"], size=(rows := table(name)).height, p=[0.8, 0.1, 0.1]
-    )
+def export(name: str, folder: Path) -> int:
+    """The same rows for all sides: CSV, and RecBole's atomic files; a tenth is valid, a tenth test. Counts users."""
+    part = np.random.default_rng(0).choice(PARTS, size=(rows := table(name)).height, p=[0.8, 0.1, 0.1])
     # The first row of each user and item is train, so that all sides know the same ones.
     first = rows.with_row_index().select(
         user=pl.col("index") == pl.col("index").min().over("user_id"),
@@ -86,21 +92,25 @@ def export(name: str, folder: Path) -> None:
     )
     part[(first["user"] | first["item"]).to_numpy()] = "train"
     (folder / "own").mkdir(parents=True)
-    for each in ("train", "valid", "test"):
+    for each in PARTS:
         mine = rows.filter(pl.Series(part == each))
         mine.write_csv(folder / f"{each}.csv")
         mine.rename({"user_id": "user_id:token", "item_id": "item_id:token"}).write_csv(
             folder / "own" / f"own.{each}.inter", separator="\t"
         )
+    return rows["user_id"].n_unique()
 
 
 def measure(side: str, what: str, folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     """One run in a process of its own."""
-    script = [ROOT / "benchmarks" / "peers" / "speed.py"] if side != "palate" else [__file__, "--measure"]
+    side, _, matmul = side.partition(", ")
+    job = {**job, "matmul": matmul or "float32"}
+    here = Path(__file__).resolve()
+    script = [here, "--measure"] if side == "palate" else [ROOT / "benchmarks" / "peers" / "speed.py"]
     python = sys.executable if side == "palate" else python_of(side)
     environment = {**os.environ, "OMP_NUM_THREADS": str(job["threads"]), "MKL_NUM_THREADS": str(job["threads"])}
     command = [python, *script, *([] if side == "palate" else [side]), what, folder, json.dumps(job)]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, cwd=folder)
     if done.returncode:
         sys.exit(f"{side}, {what}:\n{done.stderr}")
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -112,6 +122,7 @@ def measure_palate(what: str, folder: Path, job: dict[str, Any]) -> None:
     import torch
 
     import palate
+    from palate import Recommender
     from palate.config import Training
     from palate.data.dataset import Dataset
     from palate.evaluation.evaluate import evaluate
@@ -120,25 +131,26 @@ def measure_palate(what: str, folder: Path, job: dict[str, Any]) -> None:
     from palate.models.multvae import MultVAE, MultVAEConfig
 
     torch.set_num_threads(job["threads"])
-    training = Training(epochs=job["epochs"], batch_size=512, lr=1e-3)
+    training = Training(epochs=job["epochs"], batch_size=BATCH, lr=1e-3, matmul=job["matmul"])
+    wide = MultVAEConfig(hidden=600, dim=200)
     model: Any
-    if what.startswith("all-"):
+    if what.startswith(("all-", "shipped-")):
         start = time.perf_counter()
-        frames = [pl.read_csv(folder / f"{part}.csv") for part in ("train", "test")]
-        rows = pl.concat([frame.with_columns(test=pl.lit(bool(i))) for i, frame in enumerate(frames)])
-        data = Dataset.read(rows.drop("test"))
-        parts = data.split("given", parts=rows, column="test", valid=0.0)
-        train = parts.train
-        model = (
-            EASE(EASEConfig(reg=job["reg"]), train.spec) if what == "all-ease" else MultVAE(MultVAEConfig(), train.spec)
-        )
-        model.fit(train, training)
-        users = evaluate(model, parts.test, ["recall@10", "ndcg@10"])["ndcg@10"].n
-        print(json.dumps({"seconds": time.perf_counter() - start, "users": users, "version": palate.__version__}))
+        rows = pl.concat(pl.read_csv(folder / f"{part}.csv").with_columns(part=pl.lit(part)) for part in PARTS)
+        parts = Dataset.read(rows.drop("part")).split("given", parts=rows, column="part")
+        if what == "shipped-multvae":
+            model = Recommender.train(parts.train, "multvae", None, {"matmul": job["matmul"]}, parts.valid).model
+        else:
+            model, config = (EASE, EASEConfig(reg=job["reg"])) if what == "all-ease" else (MultVAE, wide)
+            model = model(config, parts.train.spec)
+            model.fit(parts.train, training)
+        found = evaluate(model, parts.test, ["recall@10", "ndcg@10"])["ndcg@10"]
+        told = {"seconds": time.perf_counter() - start, "users": found.n, "ndcg": found.value}
+        print(json.dumps({**told, "version": palate.__version__}))
         return
     data = Dataset.from_frame(pl.read_csv(folder / "train.csv"))
     if what == "multvae":
-        seconds = min(epoch.seconds for epoch in MultVAE(MultVAEConfig(), data.spec).fit(data, training))
+        seconds = min(epoch.seconds for epoch in MultVAE(wide, data.spec).fit(data, training))
     else:
         ials = IALSConfig(dim=job["dim"], iterations=job["iterations"])
         model = EASE(EASEConfig(reg=job["reg"]), data.spec) if what == "ease" else IALS(ials, data.spec)
@@ -149,8 +161,8 @@ def measure_palate(what: str, folder: Path, job: dict[str, Any]) -> None:
 
 
 def turns(name: str, what: str, folder: Path, job: dict[str, Any], repeats: int) -> dict[str, tuple[str, ...]]:
-    """For each side its version, median, range, and for palate the ratio to the fastest peer."""
-    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in ("palate", *SIDES[what])}
+    """For each side its version, median, range, ndcg@10 of all-* and shipped-*, and palate's ratio to the fastest."""
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES[what]}
     for _ in range(repeats):
         for side, found in runs.items():
             found.append(measure(side, what, folder, job))
@@ -159,13 +171,14 @@ def turns(name: str, what: str, folder: Path, job: dict[str, Any], repeats: int)
     assert len(users) == 1, f"the sides ranked different numbers of users: {users}"
     seconds = {side: [each["seconds"] for each in found] for side, found in runs.items()}
     middle = {side: statistics.median(several) for side, several in seconds.items()}
-    best = min(median for side, median in middle.items() if side != "palate")
+    best = min(median for side, median in middle.items() if not side.startswith("palate"))
     return {
         side: (
             runs[side][0]["version"],
             f"{middle[side]:.2f}",
             f"{min(several):.2f} to {max(several):.2f}",
-            f"{best / middle[side]:.2f}" if side == "palate" else "",
+            f"{runs[side][0]['ndcg']:.4f}" if "ndcg" in runs[side][0] else "",
+            f"{best / middle[side]:.2f}" if side.startswith("palate") else "",
         )
         for side, several in seconds.items()
     }
@@ -186,18 +199,21 @@ def main() -> None:
     rows, versions = [], {}
     with tempfile.TemporaryDirectory() as folder:
         for name in given.data:
-            export(name, Path(folder) / name)
+            users = export(name, Path(folder) / name)
             for what in given.only:
-                job = {**JOB, "threads": given.threads, "epochs": EPOCHS.get(what, 1)}
+                epochs = EPOCHS.get(what, 1)
+                job = {**JOB, "threads": given.threads, "epochs": epochs, "updates": -(-users // BATCH) * epochs}
                 for side, found in turns(name, what, Path(folder) / name, job, given.repeats).items():
-                    versions[side] = found[0]
+                    versions[side.partition(", ")[0]] = found[0]
                     rows.append([name, what, side, *found[1:]])
     about = [
-        "multvae: an epoch, 600-200, 512 users a batch; ease: the fit; ials: dim 64, 15 rounds; all: file to metrics.",
-        f"{given.repeats} interleaved repeats, {given.threads} threads. Bars: ratio >= 1, for all-* >= 5.",
+        "multvae: an epoch, 600-200, 512 users a batch; ease: the fit; ials: dim 64, 15 rounds; all: file to metrics, "
+        "10 epochs; shipped: file to metrics with each library's own settings and end of training.",
+        "bfloat16: palate's `matmul`, RecBole's `enable_amp`. A ratio is to the fastest peer in any form.",
+        f"{given.repeats} interleaved repeats, {given.threads} threads. Bars: ratio >= 1, for all and shipped >= 5.",
         "Versions: " + ", ".join(f"{side} {version}" for side, version in versions.items()) + ".",
     ]
-    header = ["data", "what", "side", "median s", "runs", "fastest peer / palate"]
+    header = ["data", "what", "side", "median s", "runs", "ndcg@10", "fastest peer / palate"]
     write_result("peers_speed", "Speed beside other libraries", about, header, rows)
 
 

@@ -68,18 +68,14 @@ def closed(eases: Sequence[float], alphas: Sequence[float], dim: int, knn: int) 
 
 ML_1M = closed((150.0, 300.0, 600.0), (0.1, 0.2, 0.4), 128, 100) | {
     "multdae": [(MultDAEConfig(dropout=d), auto(60, 256, 1e-3, patience=5)) for d in (0.5, 0.7)],
-    "multvae": [(MultVAEConfig(beta=b), auto(60, 256, 1e-3, patience=5)) for b in (0.2, 0.5)],
+    "multvae": [(MultVAEConfig(beta=b), auto(100, 512, 3e-3)) for b in (0.2, 0.5)],
     "recvae": [(RecVAEConfig(gamma=0.0035), auto(40, 256, 5e-4, patience=5))],
     "neumf": [(NeuMFConfig(dim=64, loss="bce"), ncf(2e-3, w)) for w in (0.3, 0.6)],
     "mf": [(MFConfig(dim=64, negatives=8, reg=r), ncf(3e-3, 0.0, 8192)) for r in (0.001, 0.003, 0.01)],
 }
 ML_100K = closed((100.0, 200.0, 400.0), (0.2, 0.5, 1.0), 32, 100) | {
     "multdae": [(MultDAEConfig(dropout=d), auto(150, 64, 1e-3, w)) for d, w in ((0.5, 0.0), (0.5, 1e-2), (0.7, 0.0))],
-    "multvae": [
-        (MultVAEConfig(beta=b), auto(150, n, 1e-3, patience=p))
-        for b, n, p in ((0.1, 64, 10), (0.2, 64, 10), (0.5, 64, 10))
-    ]
-    + [(MultVAEConfig(beta=0.5, dim=128, dropout=0.6), auto(100, 256, 3e-3, patience=8))],
+    "multvae": [(MultVAEConfig(dim=d), auto(100, 512, lr)) for d, lr in ((64, 3e-3), (64, 2e-3), (32, 3e-3))],
     "recvae": [(RecVAEConfig(gamma=g), auto(100, 128, 5e-4)) for g in (0.002, 0.0035, 0.005)],
     "cdae": [(CDAEConfig(dropout=d, negatives=50), auto(100, 256, 5e-3, patience=8)) for d in (0.3, 0.5, 0.7)],
     "gmf": [(GMFConfig(dim=64, loss="bce", dropout=0.1), ncf(5e-3, w, 1024)) for w in (0.1, 0.3, 1.0)],
@@ -89,7 +85,7 @@ ML_100K = closed((100.0, 200.0, 400.0), (0.2, 0.5, 1.0), 32, 100) | {
 LASTFM = closed((50.0, 150.0, 400.0), (0.02, 0.06, 0.2), 128, 200) | {
     "mf": [(MFConfig(loss="bpr", dim=64, negatives=4, reg=r), ncf(5e-3, 0.0)) for r in (0.003, 0.01, 0.03)],
     "multdae": [(MultDAEConfig(dropout=d), auto(100, 64, 1e-3, w)) for d, w in ((0.5, 0.0), (0.5, 1e-2), (0.7, 0.0))],
-    "multvae": [(MultVAEConfig(beta=b), auto(100, 64, 1e-3)) for b in (0.1, 0.2, 0.5)],
+    "multvae": [(MultVAEConfig(beta=b), auto(100, 512, 3e-3)) for b in (0.1, 0.2, 0.5)],
 }
 
 

@@ -64,6 +64,21 @@ def test_a_model_with_nothing_to_tune_is_judged_once(parts: Split, tmp_path: Pat
     assert len(found.trials) == 1
 
 
+@pytest.mark.parametrize("patience", [0, 2, 5])
+def test_no_trial_is_stopped_within_its_patience(parts: Split, tmp_path: Path, patience: int) -> None:
+    import optuna
+
+    how = Training(epochs=8, batch_size=256, patience=patience)
+    tune(parts.train, parts.valid, "multdae", 10, storage=tmp_path / "s.db", config={"dim": 4}, training=how)
+    storage = f"sqlite:///{tmp_path / 's.db'}"
+    (name,) = optuna.get_all_study_names(storage)
+    trials = optuna.load_study(study_name=name, storage=storage).trials
+    stopped = [len(t.intermediate_values) for t in trials if t.state is optuna.trial.TrialState.PRUNED]
+    assert len(trials) == 10
+    assert stopped, "some are behind"
+    assert min(stopped) == max(2, patience)
+
+
 def test_failed_trials_are_recorded_and_the_search_goes_on(parts: Split, tmp_path: Path) -> None:
     hot = Training(epochs=1, batch_size=64, optimizer="sgd", lr=1e30)
     # lr is searched, so only weight decay is left to blow up: w -= lr * weight_decay * w overflows.

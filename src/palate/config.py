@@ -38,6 +38,8 @@ class Training:
     """Rule for the step; all three have a row-sparse form for embedding tables."""
     embeddings: Literal["auto", "dense", "rowwise", "fbgemm"] = "auto"
     """How tables step: every row (dense), the batch's rows (rowwise), FBGEMM's fused kernel; auto goes by size."""
+    matmul: Literal["float32", "bfloat16"] = "float32"
+    """Factors of the steps' matrix products; bfloat16 is faster on a CPU that has it (others keep float32)."""
     grad_clip: float = 0.0
     """Largest norm of all gradients together; 0 leaves them alone."""
     patience: int | None = None

@@ -57,6 +57,20 @@ def test_dropout_leaves_out_items_and_scales_up_the_rest(data: Dataset) -> None:
     torch.testing.assert_close(drawn.mean(0), layer(data.histories).detach(), atol=0.05, rtol=0.1)
 
 
+def test_noise_is_small_at_first(data: Dataset) -> None:
+    model = MultVAE(MultVAEConfig(), data.spec)
+    model.start(data)
+    hidden = torch.tanh(model.encoder(data.histories))
+    mean, log_var = model.latent(hidden).detach().chunk(2, dim=1)
+    assert float((log_var + 4).abs().max()) < 1.0
+    assert float(mean.abs().max()) < 1.0
+    widths = [(len(layer.weight), layer.weight.shape[1]) for layer in (model.latent, model.hidden, model.decoder)]
+    assert widths == [(400, 600), (600, 200), (data.n_items, 600)]
+    for layer, (out, into) in zip((model.latent, model.hidden, model.decoder), widths, strict=True):
+        bound = math.sqrt(6 / (out + into))
+        assert 0.95 * bound < float(layer.weight.detach().abs().max()) <= bound
+
+
 def test_the_kl_weight_rises_over_its_share_of_the_updates(data: Dataset) -> None:
     model = MultVAE(MultVAEConfig(hidden=8, dim=4, anneal=0.5), data.spec)
     model.fit(data, Training(epochs=6, batch_size=10))

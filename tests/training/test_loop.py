@@ -121,6 +121,34 @@ def test_tables_are_put_back(fails: bool) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(("asked", "steps"), [("bfloat16", "bf16"), ("float32", "tf32")])
+@pytest.mark.parametrize("fails", [False, True])
+def test_matmul_is_a_matter_of_steps_alone(asked: str, steps: str, fails: bool) -> None:
+    products = torch.backends.mkldnn.matmul
+    heard: set[tuple[str, str]] = set()
+
+    class Listening(Diverging if fails else Toy):  # type: ignore[misc]
+        def loss(self, batch: Rows) -> Tensor:
+            heard.add(("step", products.fp32_precision))
+            return super().loss(batch)
+
+    class Judge(Given):
+        def __call__(self, model: Any) -> dict[str, float]:
+            heard.add(("valid", products.fp32_precision))
+            return super().__call__(model)
+
+    before = products.fp32_precision
+    products.fp32_precision = "tf32"  # What the caller has set is his, whatever is asked for here.
+    try:
+        run(Listening(), Data(), job(Judge(1.0, 2.0), epochs=2, matmul=asked))
+    except TrainingError:
+        assert fails
+    finally:
+        after, products.fp32_precision = products.fp32_precision, before
+    assert heard == {("step", steps), ("valid", "tf32")}
+    assert after == "tf32"
+
+
 def test_callbacks_hear_each_epoch_and_step() -> None:
     heard: list[Any] = []
     told = replace(job(epochs=2), on_epoch=heard.append, on_step=lambda *step: heard.append(step[:3]))

@@ -12,6 +12,7 @@ from typing import Any
 from palate.errors import TrainingError
 from palate.training.checkpoint import State, resume, save
 from palate.training.job import Epoch, Job, Trainable, Validate
+from palate.training.matmul import matmul
 from palate.training.optimizers import Optimizer
 
 __all__ = ["Epoch", "Job", "Trainable", "Validate", "run"]
@@ -37,9 +38,9 @@ def run(model: Any, data: Any, job: Job) -> list[Epoch]:
     try:
         state = resume(model, optimizer, data, job)
         while state.epoch < job.how.epochs and not 0 < job.how.patience <= state.waited:
-            _epoch(model, optimizer, data, job, state)
-            model.eval()
-            record = _judge(model, job, state)
+            with matmul(job.how.matmul):
+                _epoch(model, optimizer, data, job, state)
+            record = _judge(model.eval(), job, state)
             state.next_epoch(record, job.rng.get_state())
             save(model, optimizer, data, job, state)
             if job.on_epoch is not None:
@@ -92,5 +93,4 @@ def _judge(model: Any, job: Job, state: State) -> Epoch:
         if best:
             state.keep(model.state_dict(), value)
         state.waited = 0 if best else state.waited + 1
-    mean = state.loss_sum / max(state.samples, 1)
-    return Epoch(state.epoch + 1, mean, valid, state.seconds, state.samples, best)
+    return Epoch(state.epoch + 1, state.loss_sum / max(state.samples, 1), valid, state.seconds, state.samples, best)

@@ -2,7 +2,8 @@
 
 The study lives in a SQLite file: several processes may work on it at once, and a search that was stopped goes on. A
 trial that fails is recorded and the search goes on; a trial that is behind the others' median after the same epoch is
-stopped early.
+stopped early, but none before it had the epochs that early stopping would have waited: what learns slowly, or is
+annealed, is behind at first.
 """
 
 from __future__ import annotations
@@ -157,6 +158,7 @@ def _study(
     """The study of this model on this data in the file, new or as it stands; and its metric."""
     _, built = fresh_model(model, fixed, train)
     validator = Validator(valid, built, training.monitor)
+    waits = training.filled(built.recipe).complete().patience
     path = Path(storage)
     path.parent.mkdir(parents=True, exist_ok=True)
     name = " ".join(
@@ -168,7 +170,7 @@ def _study(
         load_if_exists=True,
         direction="maximize" if validator.higher_is_better else "minimize",
         sampler=optuna.samplers.TPESampler(seed=seed),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=max(2, waits)),
     )
     return study, validator.metric
 

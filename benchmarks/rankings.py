@@ -125,9 +125,9 @@ DATA = {
     "ml-100k": Setting(
         "MovieLens-100K", "80-10-10", "ndcg@10", False, ML_100K,
         "iALS 0.332; EASE or EDLAE 0.328; Mult-VAE 0.31; CDAE 0.297; NeuMF and GMF 0.287 ndcg@10",
-        "Fit times: beside other work; multvae and cdae on two threads, the others on one. More settings were tried "
-        "before, on the first split's valid part: twenty-nine of multvae, six of cdae; test figures of both had been "
-        "seen under slower settings.",
+        "Fit times: one thread, beside other work. More settings were tried before, on valid parts: some seventy of "
+        "multvae, on all three splits' (docs/decisions/17-narrow-at-first.md), six of cdae; test figures of both had "
+        "been seen under earlier ones.",
     ),
     "lastfm-2k": Setting(
         "LastFM-2k, plays as events", "80-10-10", "ndcg@10", False, LASTFM,

@@ -58,7 +58,7 @@ def test_dropout_leaves_out_items_and_scales_up_the_rest(data: Dataset) -> None:
 
 
 def test_noise_is_small_at_first(data: Dataset) -> None:
-    model = MultVAE(MultVAEConfig(), data.spec)
+    model = MultVAE(MultVAEConfig(dim=200), data.spec)
     model.start(data)
     hidden = torch.tanh(model.encoder(data.histories))
     mean, log_var = model.latent(hidden).detach().chunk(2, dim=1)

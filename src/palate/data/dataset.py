@@ -236,7 +236,7 @@ class Dataset:
             )
 
     def take(self, rows: np.ndarray) -> Dataset:
-        """The given rows (bool mask or ascending row numbers) under the same id maps; `history` stays."""
+        """The given rows (bool mask, or row numbers in the order of users) under the same id maps; `history` stays."""
 
         def pick(column: np.ndarray | None) -> np.ndarray | None:
             return None if column is None else column[rows]

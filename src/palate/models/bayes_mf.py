@@ -88,6 +88,8 @@ class BayesMF(Model):
         self.register_buffer("loading", torch.zeros(spec.n_items, self.features))
 
     def _fit(self, data: Dataset, job: Job) -> list[Epoch]:
+        # A sum in another order is rounded otherwise, and a chain of draws makes a different one of that.
+        data = data.take(np.lexsort((data.item, data.user)))
         assert data.rating is not None  # `needs` holds rating
         config, rng = self.config, job.rng
         rating = torch.from_numpy(np.ascontiguousarray(data.rating))

@@ -66,10 +66,11 @@ def closed(eases: Sequence[float], alphas: Sequence[float], dim: int, knn: int) 
     }
 
 
+RECVAE = ((0.5, 256, 5e-4), (0.6, 64, 1e-3))
 ML_1M = closed((150.0, 300.0, 600.0), (0.1, 0.2, 0.4), 128, 100) | {
     "multdae": [(MultDAEConfig(dropout=d), auto(60, 256, 1e-3, patience=5)) for d in (0.5, 0.7)],
     "multvae": [(MultVAEConfig(beta=b), auto(100, 512, 3e-3)) for b in (0.2, 0.5)],
-    "recvae": [(RecVAEConfig(gamma=0.0035), auto(40, 256, 5e-4, patience=5))],
+    "recvae": [(RecVAEConfig(gamma=0.0035, dropout=d), auto(40, n, lr, patience=5)) for d, n, lr in RECVAE],
     "neumf": [(NeuMFConfig(dim=64, loss="bce"), ncf(2e-3, w)) for w in (0.3, 0.6)],
     "mf": [(MFConfig(dim=64, negatives=8, reg=r), ncf(3e-3, 0.0, 8192)) for r in (0.001, 0.003, 0.01)],
 }

@@ -71,7 +71,7 @@ CASES: dict[str, Case] = {name: Case(model) for name, model in MODELS.items()} |
     "recvae": Case(RecVAE, RecVAEConfig(hidden=32, dim=8), SHORTER),
     "u-autorec": Case(UAutoRec, AutoRecConfig(dim=16, reg=5.0), LONGER),
     "i-autorec": Case(IAutoRec, AutoRecConfig(dim=16, reg=5.0), LONGER),
-    "bayes-mf": Case(BayesMF, BayesMFConfig(dim=4, features=4, warmup=10, samples=5, thin=2)),
+    "bayes-mf": Case(BayesMF, BayesMFConfig(dim=4, features=4, warmup=20, samples=20, thin=2)),
     "sparse-ease": Case(SparseEASE, SparseEASEConfig(reg=10.0, k=20)),
     "sparsefc": Case(SparseFC, SparseFCConfig(dim=16, reg=1.0, dropout=0.2), LONGER),
     "svdpp": Case(SVDpp, SVDppConfig(dim=8, reg=0.4), Training(epochs=10, batch_size=256, lr=0.05)),
@@ -116,7 +116,7 @@ CASES: dict[str, Case] = {name: Case(model) for name, model in MODELS.items()} |
         BlendConfig(
             members=(
                 "bias",
-                Member(model="bayes-mf", config=BayesMFConfig(dim=4, features=4, warmup=10, samples=5, thin=2)),
+                Member(model="bayes-mf", config=BayesMFConfig(dim=4, features=4, warmup=20, samples=20, thin=2)),
             )
         ),
     ),

@@ -158,7 +158,7 @@ def _study(
     """The study of this model on this data in the file, new or as it stands; and its metric."""
     _, built = fresh_model(model, fixed, train)
     validator = Validator(valid, built, training.monitor)
-    waits = training.filled(built.recipe).complete().patience
+    waits = training.filled(built.recipe).patience or 0  # a model with members leaves it to them
     path = Path(storage)
     path.parent.mkdir(parents=True, exist_ok=True)
     name = " ".join(

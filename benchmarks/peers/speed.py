@@ -121,10 +121,7 @@ def recbole() -> Found:
     if what == "multvae":
         epochs = [clock(partial(trainer._train_epoch, train, epoch)) for epoch in range(given["epochs"])]
         return {"seconds": min(epochs), "users": 0}
-    if shipped:
-        trainer.fit(train, valid, saved=True, verbose=False)
-    else:
-        trainer.fit(train, saved=False, verbose=False)
+    trainer.fit(train, valid if shipped else None, saved=shipped, verbose=False)
     result = trainer.evaluate(test, load_best_model=shipped)
     users = len(set(test.dataset.inter_feat["user_id"].tolist()))
     return {"seconds": time.perf_counter() - start, "users": users, "ndcg": result["ndcg@10"]}

@@ -79,6 +79,12 @@ def test_no_trial_is_stopped_within_its_patience(parts: Split, tmp_path: Path, p
     assert min(stopped) == max(2, patience)
 
 
+@pytest.mark.parametrize("trials", [0, -1])
+def test_no_trials_are_refused(parts: Split, tmp_path: Path, trials: int) -> None:
+    with pytest.raises(ConfigError, match=f"{trials} trials choose nothing; ask for 1 or more"):
+        tune(parts.train, parts.valid, "ease", trials, storage=tmp_path / "s.db")
+
+
 def test_failed_trials_are_recorded_and_the_search_goes_on(parts: Split, tmp_path: Path) -> None:
     hot = Training(epochs=1, batch_size=64, optimizer="sgd", lr=1e30)
     # lr is searched, so only weight decay is left to blow up: w -= lr * weight_decay * w overflows.

@@ -101,9 +101,12 @@ def tune(
         on_trial: Called after each trial of this process.
 
     Raises:
-        ConfigError: There is no such model, or every trial failed (the first fault is named).
+        ConfigError: There is no such model, fewer than one trial is asked for, or every trial failed (the first fault
+            is named).
         MissingExtra: Optuna is not installed.
     """
+    if trials < 1:
+        raise ConfigError(f"{trials} trials choose nothing; ask for 1 or more")
     optuna = _optuna()
     training = training or Training()
     fixed, space = dict(config or {}), {k: v for k, v in SPACES.get(model, {}).items() if k not in (config or {})}

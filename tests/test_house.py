@@ -331,6 +331,20 @@ def test_starting_does_not_import_torch(code: str) -> None:
     assert not loaded & {"torch", "numpy", "polars", "matplotlib"}
 
 
+def test_training_does_not_import_torchs_compiler() -> None:
+    """A second and more; its optimizers' classes and whatever is made for `torch.compile` would."""
+    code = """
+import polars as pl
+from palate import Dataset, Recommender
+rows = pl.DataFrame({"user_id": [1, 1, 2, 2], "item_id": [1, 2, 2, 3]})
+Recommender.train(Dataset.from_frame(rows), "multvae", None, {"epochs": 1})
+"""
+    output, _ = run(code + "\nimport sys; print('LOADED', *sys.modules)")
+    loaded = set(output.split("LOADED")[1].split())
+    assert "torch" in loaded
+    assert not loaded & {"torch._dynamo", "sympy"}
+
+
 def test_public_names_load_when_asked_for() -> None:
     for name in palate.__all__:
         assert getattr(palate, name) is not None

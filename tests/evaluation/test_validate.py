@@ -11,6 +11,7 @@ from tiny import Popular, Slope, Table, TableConfig, dataset, part
 
 from palate.config import Training
 from palate.errors import CannotAnswer, ConfigError, DataError
+from palate.evaluation import validate
 from palate.evaluation.evaluate import evaluate
 from palate.evaluation.validate import Validator, known_only
 from palate.training.loop import Validate
@@ -68,6 +69,18 @@ def test_the_model_may_be_monitored_by_its_loss(valid, model):
     assert validator.metric == "loss"
     assert not validator.higher_is_better
     assert validator(model) == {"loss": pytest.approx(3.0)}
+
+
+def test_the_loss_is_of_a_fixed_sample_unless_it_chooses(monkeypatch):
+    monkeypatch.setattr(validate, "LOSS_USERS", 10)
+    train = [(u, i, 3.0) for u in range(40) for i in (u % 7, 7)]
+    valid = part(dataset(train), [(u, (u + 1) % 7, float(1 + u % 5)) for u in range(40)])
+    scorer = Slope(TableConfig(), dataset(train).spec)
+    every = np.array([(3 - (1 + u % 5)) ** 2 for u in range(40)])
+    drawn = np.random.default_rng(1).choice(40, 10, replace=False)
+    watched = Validator(valid, scorer, "rmse", seed=1)(scorer)
+    assert watched == {"loss": pytest.approx(every[drawn].mean()), "rmse": pytest.approx(np.sqrt(every.mean()))}
+    assert Validator(valid, scorer, "loss", seed=1)(scorer)["loss"] == pytest.approx(every.mean())
 
 
 def test_a_part_of_strangers_has_no_loss(model):

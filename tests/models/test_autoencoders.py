@@ -38,8 +38,14 @@ def multi_hot(data: Dataset) -> torch.Tensor:
 
 def test_misfit_is_the_multinomial_log_likelihood(data: Dataset) -> None:
     scores = torch.randn(data.n_users, data.n_items, generator=torch.Generator().manual_seed(1))
+    scores.requires_grad_()
+    weight = torch.linspace(-1, 2, data.n_users)  # what comes after it, different for each row
     expected = -(multi_hot(data) * torch.log_softmax(scores, dim=1)).sum(1)
-    torch.testing.assert_close(misfit(scores, data.histories), expected)
+    (wanted,) = torch.autograd.grad((expected * weight).sum(), scores)
+    found = misfit(scores, data.histories)
+    torch.testing.assert_close(found, expected)
+    (slope,) = torch.autograd.grad((found * weight).sum(), scores)
+    torch.testing.assert_close(slope, wanted)
 
 
 def test_the_history_layer_is_a_dense_layer_on_normalised_rows(data: Dataset) -> None:

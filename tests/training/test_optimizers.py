@@ -103,6 +103,29 @@ def test_adam_on_rows_is_torch_sparse_adam() -> None:
     assert_same(ours, net, 1e-3)
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_dense_parameters_move_as_torchs_classes_move_them(rule: str) -> None:
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(WIDTH, 3), nn.Linear(WIDTH, 3)
+    theirs.load_state_dict(ours.state_dict())
+    ours.register_parameter("unused", nn.Parameter(torch.ones(2)))
+    optimizer = Optimizer(ours, training(optimizer=rule))
+    torchs = {
+        "adam": torch.optim.AdamW(theirs.parameters(), lr=0.05, weight_decay=0, fused=True),
+        "adagrad": torch.optim.Adagrad(theirs.parameters(), lr=0.05),
+        "sgd": torch.optim.SGD(theirs.parameters(), lr=0.05),
+    }[rule]
+    x = torch.randn(8, WIDTH)
+    for _ in range(5):
+        for net, mover in ((ours, optimizer), (theirs, torchs)):
+            mover.zero_grad()
+            net(x).square().sum().backward()
+            mover.step()
+    assert torch.equal(ours.unused, torch.ones(2))
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value)
+
+
 def test_adagrad_moves_a_row_as_the_formula_says() -> None:
     table = nn.Embedding.from_pretrained(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), freeze=False)
     optimizer = Optimizer(table, training(optimizer="adagrad", lr=0.1, weight_decay=0.5))

@@ -22,13 +22,16 @@ from palate.models.base import GradientModel
 
 BATCH = 2048
 """Rows in one batch of the loss on the valid part."""
+LOSS_USERS = 1000
+"""Users whose rows the loss is taken on where another metric chooses: a curve to look at may be cheap."""
 
 
 class Validator:
     """Judges a model on the valid part (`palate.training.loop.Validate`); chance is the same after each epoch.
 
     Calling it gives the monitored metric and, for a `GradientModel`, `loss`: the mean loss on the rows of the part
-    whose user and item the model knows. A model that answers for new items is extended by those of the part; where the
+    whose user and item the model knows; of a fixed random sample of `LOSS_USERS` users, but of all where the loss is
+    what is monitored. A model that answers for new items is extended by those of the part; where the
     part holds no others, they compete with each other alone.
 
     Args:
@@ -71,12 +74,9 @@ class Validator:
                 f"monitor = 'loss' needs a model trained by gradient steps; {type(model).__name__} is not"
             )
         self.higher_is_better = self._metric is not None and self._metric.better == "higher"
-        users = part.active_users
-        if max_users is not None and max_users < len(users):
-            users = np.sort(np.random.default_rng(seed).choice(users, max_users, replace=False))
-            part = part.take(np.isin(part.user, users))
-        self.part, self.users = part, users
-        self._known = known_only(part, model.spec)
+        part = _sample(part, max_users, seed)
+        self.part, self.users = part, part.active_users
+        self._known = _sample(known_only(part, model.spec), None if monitor == "loss" else LOSS_USERS, seed)
         self._new = new_items(model, part)
         all_new = bool((part.item >= trained_items(model.spec)).all())
         self._how = Protocol(candidates="new" if all_new and self._new is not None else "full")
@@ -112,6 +112,14 @@ class Validator:
             for batch in model.batches(self._known, torch.Generator().manual_seed(self.seed), BATCH):
                 total, count = total + float(model.loss(batch)) * len(batch), count + len(batch)
         return total / max(count, 1)
+
+
+def _sample(part: Dataset, most: int | None, seed: int) -> Dataset:
+    """The rows of at most so many users, drawn at random; None for all."""
+    users = part.active_users
+    if most is None or most >= len(users):
+        return part
+    return part.take(np.isin(part.user, np.random.default_rng(seed).choice(users, most, replace=False)))
 
 
 def known_only(part: Dataset, spec: Spec) -> Dataset:

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from palate.config import Recipe, check
 from palate.data.dataset import Dataset, Queries, Spec
@@ -184,7 +186,11 @@ class HistoryLayer(nn.Module):
     def forward(self, history: Ragged, dropout: float = 0.0) -> Tensor:
         """`[B, D]`; `dropout` is the share of items left out, the rest scaled up."""
         value = history.lengths.clamp(min=1).rsqrt()[history.row_of_value]
-        return sum_rows(self.weight, history, F.dropout(value, dropout)) + self.bias
+        if dropout:
+            value = F.dropout(value, dropout)
+            there = value > 0
+            value, history = value[there], history.keep(there)
+        return sum_rows(self.weight, history, value) + self.bias
 
 
 def xavier(layer: HistoryLayer | nn.Linear) -> None:
@@ -195,6 +201,27 @@ def xavier(layer: HistoryLayer | nn.Linear) -> None:
 
 def misfit(scores_BN: Tensor, history: Ragged) -> Tensor:
     """`-sum_{i in history} log softmax(score)_i` for each row, `[B]`."""
-    row = history.row_of_value
-    log_BN = torch.log_softmax(scores_BN, dim=1)
-    return -torch.zeros(len(history)).index_add(0, row, log_BN[row, history.values])
+    place_T = history.row_of_value * scores_BN.shape[1] + history.values
+    found_B: Tensor = _Misfit.apply(scores_BN, place_T, history.row_of_value, history.lengths)  # type: ignore[no-untyped-call]
+    return found_B
+
+
+class _Misfit(torch.autograd.Function):
+    """See `misfit`; its gradient, |history| * softmax(score) - history, is written over what the forward pass keeps.
+
+    Autograd's own would take as much memory twice more: most of a step beside its matrix products.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores_BN: Tensor, place_T: Tensor, row_T: Tensor, length_B: Tensor) -> Tensor:
+        log_BN = torch.log_softmax(scores_BN, dim=1)
+        ctx.kept = log_BN, place_T, row_T, length_B
+        return -torch.zeros(len(scores_BN)).index_add(0, row_T, log_BN.view(-1)[place_T])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope_B: Tensor) -> tuple[Tensor, None, None, None]:
+        (log_BN, place_T, row_T, length_B), ctx.kept = ctx.kept, None
+        slope_BN = log_BN.exp_().mul_((slope_B * length_B).unsqueeze(1))
+        slope_BN.view(-1).index_add_(0, place_T, -slope_B[row_T])
+        return slope_BN, None, None, None

@@ -25,6 +25,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.adagrad import adagrad
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 from palate.config import Recipe
 from palate.training.fbgemm import FusedAdagrad
@@ -63,7 +66,7 @@ class Optimizer:
         weights: dict[int, Tensor] = {id(m.weight): m.weight for m in own}  # two tables may share a weight
         self._tables = [Table(weight, config, key in fused) for key, weight in weights.items()]
         self.dense = [p for p in model.parameters() if p.requires_grad and id(p) not in weights]
-        self._torch = _dense(self.dense, config) if self.dense else None
+        self._rule = Dense(self.dense, config)
         for table, _ in self._sparse:
             table.sparse = True
 
@@ -82,11 +85,7 @@ class Optimizer:
         if config.grad_clip:
             dense = [p.grad for p in self.dense if p.grad is not None]
             _clip([*dense, *(values for _, (_, values) in gradients)], config.grad_clip)
-        if self._torch is not None:
-            if config.weight_decay and config.optimizer != "adam":  # torch's Adagrad and SGD know only the coupled one
-                moving: list[Tensor] = [p for p in self.dense if p.grad is not None]
-                torch._foreach_mul_(moving, 1 - config.lr * config.weight_decay)
-            self._torch.step()
+        self._rule.step()
         for table, gradient in gradients:
             table.step(*gradient)
 
@@ -99,25 +98,60 @@ class Optimizer:
     def state(self) -> dict[str, Tensor]:
         """All state as named tensors, for a checkpoint; they are the live ones."""
         found: dict[str, Tensor] = {}
-        if self._torch is not None:
-            for index, values in self._torch.state_dict()["state"].items():
-                found |= {f"dense.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
+        for name, values in self._rule.state.items():
+            found |= {f"dense.{index}.{name}": value for index, value in enumerate(values)}
         for index, table in enumerate(self._tables):
             found |= {f"rows.{index}.{name}": value for name, value in table.state.items()}
         return found
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take over what `state` gave."""
-        if self._torch is not None:
-            whole = self._torch.state_dict()
-            for name, value in state.items():
-                kind, index, field = name.split(".", 2)
-                if kind == "dense":
-                    whole["state"].setdefault(int(index), {})[field] = value.clone()
-            self._torch.load_state_dict(whole)
-        for number, table in enumerate(self._tables):
-            for field in table.state:
-                table.state[field].copy_(state[f"rows.{number}.{field}"])
+        for name, value in self.state().items():
+            value.copy_(state[name])
+
+
+class Dense:
+    """All dense parameters under torch's rule.
+
+    Its functions are called without its `Optimizer` classes: those import torch's compiler, for a second or more.
+
+    Attributes:
+        parameters: Those that move.
+        state: Name -> one tensor for each parameter.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], config: Recipe) -> None:
+        self.parameters, self.config = parameters, config
+        of_entries = {"adam": ("exp_avg", "exp_avg_sq"), "adagrad": ("sum",), "sgd": ()}[config.optimizer]
+        self.state = {name: [_zeros(*p.shape) for p in parameters] for name in of_entries}
+        if config.optimizer != "sgd":
+            self.state["step"] = [torch.zeros(()) for _ in parameters]
+
+    def step(self) -> None:
+        """Move every parameter that has a gradient."""
+        config = self.config
+        moving = [index for index, p in enumerate(self.parameters) if p.grad is not None]
+        weights: list[Tensor] = [self.parameters[index] for index in moving]
+        gradients = [p.grad for p in weights if p.grad is not None]
+        state = {name: [values[index] for index in moving] for name, values in self.state.items()}
+        if config.optimizer == "adam":
+            adamw(
+                weights, gradients, state["exp_avg"], state["exp_avg_sq"], [], state["step"], fused=True, amsgrad=False,
+                beta1=0.9, beta2=0.999, lr=config.lr, weight_decay=config.weight_decay, eps=ADAM_EPS, maximize=False,
+            )  # fmt: skip
+            return
+        if config.weight_decay and moving:  # the other two know only the coupled one
+            torch._foreach_mul_(weights, 1 - config.lr * config.weight_decay)
+        if config.optimizer == "adagrad":
+            adagrad(
+                weights, gradients, state["sum"], state["step"],
+                lr=config.lr, weight_decay=0.0, lr_decay=0.0, eps=ADAGRAD_EPS, maximize=False,
+            )  # fmt: skip
+        else:
+            sgd(
+                weights, gradients, [None] * len(weights),
+                weight_decay=0.0, momentum=0.0, lr=config.lr, dampening=0.0, nesterov=False, maximize=False,
+            )  # fmt: skip
 
 
 class Table:
@@ -235,14 +269,6 @@ def _by_rows(table: nn.Embedding, config: Recipe) -> bool:
     if config.embeddings == "auto":
         return table.num_embeddings > max(DENSE_ROWS * config.batch_size, DENSE_LEAST)
     return config.embeddings != "dense"
-
-
-def _dense(parameters: list[nn.Parameter], config: Recipe) -> torch.optim.Optimizer:
-    if config.optimizer == "adam":
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, eps=ADAM_EPS, fused=True)
-    if config.optimizer == "adagrad":
-        return torch.optim.Adagrad(parameters, lr=config.lr, eps=ADAGRAD_EPS)
-    return torch.optim.SGD(parameters, lr=config.lr)
 
 
 def _clip(gradients: Sequence[Tensor], most: float) -> None:

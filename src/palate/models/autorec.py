@@ -98,8 +98,8 @@ class Net(nn.Module):
 
     def hidden(self, columns: Ragged, value: Tensor) -> Tensor:
         """`g(W x + b)`, `[B, D]`."""
-        value = F.dropout(value, self.config.dropout if self.training else 0.0)
-        return torch.sigmoid(sum_rows(self.encoder, columns, value) + self.encoder_bias)
+        dropout = self.config.dropout if self.training else 0.0
+        return torch.sigmoid(sum_rows(self.encoder, columns, value, dropout) + self.encoder_bias)
 
     def loss(self, batch: Ratings) -> Tensor:
         """Squared error over the observed ratings, and the L2 share of this batch's rows."""

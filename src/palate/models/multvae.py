@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -186,11 +185,7 @@ class HistoryLayer(nn.Module):
     def forward(self, history: Ragged, dropout: float = 0.0) -> Tensor:
         """`[B, D]`; `dropout` is the share of items left out, the rest scaled up."""
         value = history.lengths.clamp(min=1).rsqrt()[history.row_of_value]
-        if dropout:
-            value = F.dropout(value, dropout)
-            there = value > 0
-            value, history = value[there], history.keep(there)
-        return sum_rows(self.weight, history, value) + self.bias
+        return sum_rows(self.weight, history, value, dropout) + self.bias
 
 
 def xavier(layer: HistoryLayer | nn.Linear) -> None:

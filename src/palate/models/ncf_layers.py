@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from palate.data.dataset import Dataset, Spec
+from palate.models.layers import kept
 from palate.models.ncf_pairs import Buffers, score_pairs
 from palate.training import losses
 from palate.training.batches import Pairs
@@ -134,7 +135,7 @@ class Towers(nn.Module):
         return found
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+        return x * (kept(x.shape, self.dropout) / (1 - self.dropout)) if self.dropout and self.training else x
 
     @torch.no_grad()
     def score_all(self, head: nn.Linear, user: Side, item: Side) -> Tensor:

@@ -150,8 +150,8 @@ class SparseFC(GradientModel):
 
     def _hidden(self, columns: Ragged, value: Tensor, first_UD: Tensor, second_DD: Tensor) -> Tensor:
         """h_2, `[B, D]`."""
-        value = F.dropout(value, self.config.dropout if self.training else 0.0)
-        hidden_BD = torch.sigmoid(sum_rows(first_UD, columns, value) + self.first.bias)
+        dropout = self.config.dropout if self.training else 0.0
+        hidden_BD = torch.sigmoid(sum_rows(first_UD, columns, value, dropout) + self.first.bias)
         return torch.sigmoid(torch.addmm(self.second.bias, hidden_BD, second_DD))
 
     def train(self, mode: bool = True) -> SparseFC:

@@ -53,6 +53,17 @@ def test_a_stopped_search_goes_on_and_a_finished_one_is_only_read(parts: Split, 
     assert len(seen) == 5
 
 
+def test_a_search_in_pieces_tries_what_one_in_a_go_tries(parts: Split, tmp_path: Path) -> None:
+    whole = tune(parts.train, parts.valid, "ease", 13, storage=tmp_path / "whole.db")
+    for trials in (1, 2, 5, 12, 13):
+        pieces = tune(parts.train, parts.valid, "ease", trials, storage=tmp_path / "pieces.db")
+    tried = [trial.settings["reg"] for trial in whole.trials]
+    assert [trial.settings["reg"] for trial in pieces.trials] == tried
+    assert len(set(tried)) == 13
+    other = tune(parts.train, parts.valid, "ease", 2, storage=tmp_path / "other.db", seed=1)
+    assert not {trial.settings["reg"] for trial in other.trials} & set(tried)
+
+
 def test_studies_of_other_models_share_the_file(parts: Split, tmp_path: Path) -> None:
     storage = tmp_path / "study.db"
     assert len(tune(parts.train, parts.valid, "ease", 2, storage=storage).trials) == 2

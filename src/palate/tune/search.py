@@ -16,6 +16,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from palate.config import Training, from_dict, to_dict
 from palate.data.dataset import Dataset
 from palate.errors import ConfigError, MissingExtra, PalateError
@@ -96,7 +98,7 @@ def tune(
         storage: SQLite file, made if need be; studies of other models and data may share it.
         config: Settings that are not searched, other than the defaults.
         training: Likewise; its `patience` and `epochs` bound each trial.
-        seed: Of the search; each trial trains with `training.seed`.
+        seed: Decides, with the number of a trial and those before it, on its settings; it trains with `training.seed`.
         max_users: Judge trials on a fixed sample of so many users of `valid`; default all.
         on_trial: Called after each trial of this process.
 
@@ -111,7 +113,7 @@ def tune(
     training = training or Training()
     fixed, space = dict(config or {}), {k: v for k, v in SPACES.get(model, {}).items() if k not in (config or {})}
     fresh_model(model, fixed, train)  # A wrong name or setting is told before the first trial.
-    study, metric = _study(optuna, train, valid, model, fixed, training, storage, seed)
+    study, metric = _study(optuna, train, valid, model, fixed, training, storage)
     trials = trials if space else 1
 
     def told(_: Any, frozen: Any) -> None:
@@ -119,6 +121,8 @@ def tune(
             on_trial(_trial(frozen))
 
     def objective(trial: Any) -> float:
+        # By its number: neither a search that goes on nor another process tries the same settings once more.
+        study.sampler = _sampler(optuna, seed, trial.number)
         chosen = {name: _suggest(trial, name, kind) for name, kind in space.items()}
         try:
             return _judged(trial, _build(model, fixed, training, chosen, train), train, valid, max_users)
@@ -156,7 +160,7 @@ def _judged(trial: Any, built: tuple[Model, Training], train: Dataset, valid: Da
 
 
 def _study(
-    optuna: Any, train: Dataset, valid: Dataset, model: str, fixed: Any, training: Training, storage: Any, seed: int
+    optuna: Any, train: Dataset, valid: Dataset, model: str, fixed: Any, training: Training, storage: Any
 ) -> tuple[Any, str]:
     """The study of this model on this data in the file, new or as it stands; and its metric."""
     _, built = fresh_model(model, fixed, train)
@@ -172,10 +176,14 @@ def _study(
         study_name=name,
         load_if_exists=True,
         direction="maximize" if validator.higher_is_better else "minimize",
-        sampler=optuna.samplers.TPESampler(seed=seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=max(2, waits)),
     )
     return study, validator.metric
+
+
+def _sampler(optuna: Any, seed: int, number: int) -> Any:
+    """What chooses the settings of one trial."""
+    return optuna.samplers.TPESampler(seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
 
 
 def _suggest(trial: Any, name: str, kind: Range | Choice) -> Any:

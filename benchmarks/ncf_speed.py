@@ -119,7 +119,7 @@ def measure_palate(folder: Path, name: str, job: dict[str, Any]) -> None:
     config = NeuMFConfig(dim=32, mlp_dim=32, layers=(64, 32, 16), negatives=4, dropout=0.0, loss="bce")
     model = NeuMF(config, data.spec)
     if job["job"] == "train":
-        training = Training(epochs=job["warm"] + job["epochs"], batch_size=job["batch"] // 5, lr=1e-3)
+        training = Training(epochs=job["warm"] + job["epochs"], batch_size=job["batch"] // 5, lr=1e-3, weight_decay=0.0)
         records: list[Epoch] = model.fit(data, training)
         seconds = [record.seconds for record in records[job["warm"] :]]
         print(json.dumps({"seconds": seconds, "count": len(data) * 5, "steps": -(-len(data) // training.batch_size)}))

@@ -22,7 +22,7 @@ from palate.data.parts import Split
 from palate.evaluation.evaluate import Validator
 from palate.models.ncf import NeuMF, NeuMFConfig
 
-PLAIN = Training(epochs=25, batch_size=512, lr=2e-3, patience=0)
+PLAIN = Training(epochs=25, batch_size=512, lr=2e-3, weight_decay=0.0, patience=0)
 DECAY = replace(PLAIN, weight_decay=1.0)
 CASES: list[tuple[str, float, Training, bool]] = [
     ("nothing", 0.0, PLAIN, False),

@@ -32,8 +32,8 @@ class Training:
     """Rows in one step: interactions (negatives come on top), or of some models users or items; default: likewise."""
     lr: float | None = None
     """Step size of the optimizer; default: the model's own."""
-    weight_decay: float = 0.0
-    """Decoupled L2 shrinkage, per step, of the weights that the step touches."""
+    weight_decay: float | None = None
+    """Decoupled L2 shrinkage, per step, of the weights that the step touches; default: the model's own."""
     optimizer: Literal["adam", "adagrad", "sgd"] = "adam"
     """Rule for the step; all three have a row-sparse form for embedding tables."""
     embeddings: Literal["auto", "dense", "rowwise", "fbgemm"] = "auto"
@@ -55,7 +55,7 @@ class Training:
             epochs=self.epochs is None or self.epochs >= 1,
             batch_size=self.batch_size is None or self.batch_size >= 1,
             lr=self.lr is None or 0 < self.lr < math.inf,
-            weight_decay=0 <= self.weight_decay < math.inf,
+            weight_decay=self.weight_decay is None or 0 <= self.weight_decay < math.inf,
             grad_clip=0 <= self.grad_clip < math.inf,
             patience=self.patience is None or self.patience >= 0,
             seed=0 <= self.seed < 2**63,
@@ -87,6 +87,7 @@ class Recipe(Training):
     epochs: int = 50
     batch_size: int = 1024
     lr: float = 3e-3
+    weight_decay: float = 0.0
     patience: int = 5
 
 

@@ -125,9 +125,9 @@ CASES: dict[str, Case] = {name: Case(model) for name, model in MODELS.items()} |
 # Training loss of the first two epochs on `planted()`. Whoever changes them on purpose writes the new ones here.
 GOLDEN: dict[str, tuple[float, float]] = {
     "mf": (0.504196, 0.462915),
-    "gmf": (1.092667, 0.994276),
-    "mlp": (0.951459, 0.816513),
-    "neumf": (1.003409, 0.834866),
+    "gmf": (1.092966, 0.998920),
+    "mlp": (0.952312, 0.817645),
+    "neumf": (1.003494, 0.842628),
     "mf-mse": (1.39215, 1.05795),
     "mf-bpr": (0.690666, 0.555015),
     "mf-softmax": (4.39349, 4.14595),

@@ -110,8 +110,8 @@ def _recipe(model: type[Model]) -> str:
     if not issubclass(model, GradientModel):
         return ""
     return (
-        f"Left open, training takes up to {own.epochs} epochs of steps of {own.batch_size}, lr {own.lr:g}, and stops "
-        f"after {own.patience} epochs without a better valid part."
+        f"Left open, training takes up to {own.epochs} epochs of steps of {own.batch_size}, lr {own.lr:g}, "
+        f"weight decay {own.weight_decay:g}, and stops after {own.patience} epochs without a better valid part."
     )
 
 

@@ -28,7 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from palate.config import check
+from palate.config import Recipe, check
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.models.base import GradientModel
 from palate.models.ncf_foldin import fold_in
@@ -131,12 +131,14 @@ def _widths(layers: tuple[int, ...]) -> bool:
 
 
 ANSWERS = frozenset({"known_user", "history", "similar_items", "rating"})
+RECIPE = Recipe(weight_decay=0.3)
 
 
 class GMF(GradientModel):
     """Generalised matrix factorization: a weighted product of two vectors."""
 
     Config = GMFConfig
+    recipe = RECIPE
     answers = ANSWERS
 
     def __init__(self, config: GMFConfig, spec: Spec) -> None:
@@ -172,6 +174,7 @@ class MLP(GradientModel):
     """Two vectors, concatenated, through hidden layers."""
 
     Config = MLPConfig
+    recipe = RECIPE
     answers = ANSWERS
 
     def __init__(self, config: MLPConfig, spec: Spec) -> None:
@@ -207,6 +210,7 @@ class NeuMF(GradientModel):
     """GMF and MLP side by side under one head."""
 
     Config = NeuMFConfig
+    recipe = RECIPE
     answers = ANSWERS
 
     def __init__(self, config: NeuMFConfig, spec: Spec) -> None:

@@ -40,7 +40,7 @@ _KNN: Space = {
 _NCF: Space = {
     "training.lr": _LR,
     "training.batch_size": Choice((512, 2048, 8192)),
-    "training.weight_decay": Range(1e-6, 1e-1, log=True),
+    "training.weight_decay": Range(1e-2, 2.0, log=True),
     "negatives": Range(2, 10),
     "dropout": Range(0.0, 0.5),
 }

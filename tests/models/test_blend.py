@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 
-from palate.config import Training, from_dict, to_dict
+from palate.config import Recipe, Training, from_dict, to_dict
 from palate.data.dataset import Dataset, Queries
 from palate.data.parts import Split
 from palate.data.ragged import Ragged
@@ -53,8 +53,8 @@ def ratings(parts: Split) -> Blend:
 
 
 def test_members_bring_their_own_recipes(parts: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("palate.models.mf.MF.recipe", Training(epochs=2, batch_size=256, lr=0.01, patience=0))
-    monkeypatch.setattr("palate.models.multvae.MultDAE.recipe", Training(epochs=3, batch_size=64, lr=0.01, patience=0))
+    monkeypatch.setattr("palate.models.mf.MF.recipe", Recipe(epochs=2, batch_size=256, lr=0.01, patience=0))
+    monkeypatch.setattr("palate.models.multvae.MultDAE.recipe", Recipe(epochs=3, batch_size=64, lr=0.01, patience=0))
     for training, epochs in ((None, {2, 3}), (Training(epochs=4), {4}), ({"lr": 0.02}, {2, 3})):
         last: list[int] = []
         Recommender.train(

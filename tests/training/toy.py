@@ -78,7 +78,8 @@ class Given:
 
 
 def job(validate: Any = None, checkpoint: Any = None, every: float = 60.0, seed: int = 0, **training: Any) -> Job:
-    options = {"epochs": 4, "batch_size": 50, "lr": 0.05, "embeddings": "rowwise", "patience": 3} | training
+    options = {"epochs": 4, "batch_size": 50, "lr": 0.05, "weight_decay": 0.0, "embeddings": "rowwise", "patience": 3}
+    options |= training
     rng = torch.Generator().manual_seed(seed)
     return Job(training=Training(**options), rng=rng, validate=validate, checkpoint=checkpoint, every=every)
 

@@ -204,7 +204,7 @@ def misfit(scores_BN: Tensor, history: Ragged) -> Tensor:
 class _Misfit(torch.autograd.Function):
     """See `misfit`; its gradient, |history| * softmax(score) - history, is written over what the forward pass keeps.
 
-    Autograd's own would take as much memory twice more: most of a step beside its matrix products.
+    Autograd's own would fill two more matrices of that size.
     """
 
     @staticmethod

@@ -332,7 +332,7 @@ def test_starting_does_not_import_torch(code: str) -> None:
 
 
 def test_training_does_not_import_torchs_compiler() -> None:
-    """A second and more; its optimizers' classes and whatever is made for `torch.compile` would."""
+    """Its optimizers' classes would, and whatever is made for `torch.compile`."""
     code = """
 import polars as pl
 from palate import Dataset, Recommender

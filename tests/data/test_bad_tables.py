@@ -21,16 +21,6 @@ from palate.errors import DataError
 Write = Callable[..., Path]
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def file(data: str | bytes, name: str = "table.csv") -> Path:
-        path = tmp_path / name
-        path.write_bytes(data if isinstance(data, bytes) else data.encode())
-        return path
-
-    return file
-
-
 def fault(source: Any, **options: Any) -> str:
     with pytest.raises(DataError) as caught:
         read_interactions(source, **options)

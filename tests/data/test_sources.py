@@ -1,207 +1,23 @@
-"""Named data sets: fetched from a real server on this machine, read in each published form, and the real files."""
+"""Named data sets: read in each published form, from the second source, and the real files."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import socket
-import subprocess
-import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from threading import Thread
 
-import numpy as np
 import polars as pl
 import pytest
+from server import Site, closed_port
 
 from palate.data import fetch as fetching
 from palate.data import sources
 from palate.data.dataset import Dataset
-from palate.data.fetch import cache_folder, digest, fetch
+from palate.data.fetch import cache_folder, digest
 from palate.data.sources import SOURCES, folds, load_tables
 from palate.errors import ConfigError, DataError, SourceError
-
-DATA = np.random.default_rng(0).bytes(1_500_000)
-SHA256 = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
-
-
-@dataclass
-class Site:
-    """A server's files and how it misbehaves; `asked` holds each request's path and range."""
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    cuts: list[int] = field(default_factory=list)  # bytes after which each of the next answers breaks off
-    ranges: bool = True
-    claim: int | None = None  # the length it claims
-    asked: list[tuple[str, str | None]] = field(default_factory=list)
-    url: str = ""
-
-
-@pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    here = Site()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked = self.headers.get("Range")
-            here.asked.append((self.path, asked))
-            data = here.files.get(self.path)
-            if data is None:
-                self.send_error(404)
-                return
-            start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and here.ranges else 0
-            if asked and here.ranges and start >= len(data):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(data)}")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            self.send_response(206 if asked and here.ranges else 200)
-            self.send_header("Content-Length", str(here.claim or len(data) - start))
-            self.end_headers()
-            end = start + here.cuts.pop(0) if here.cuts else len(data)
-            self.wfile.write(data[start:end])
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    here.url = f"http://127.0.0.1:{server.server_port}"
-    yield here
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_a_download(site: Site, tmp_path: Path) -> None:
-    site.files["/x.zip"] = DATA
-    told: list[tuple[int, int | None]] = []
-    target = fetch(
-        [f"{site.url}/x.zip"], tmp_path / "new" / "x.zip", SHA256, lambda have, total: told.append((have, total))
-    )
-    assert target.read_bytes() == DATA
-    assert told[0] == (0, len(DATA))
-    assert told[-1] == (len(DATA), len(DATA))
-    assert [have for have, _ in told] == sorted(have for have, _ in told)
-    assert [path.name for path in target.parent.iterdir()] == ["x.zip"]
-    fetch([f"{site.url}/x.zip"], target, SHA256)
-    assert len(site.asked) == 1, "what is there is not fetched again"
-
-
-def test_a_connection_that_is_cut_goes_on_where_it_was(site: Site, tmp_path: Path) -> None:
-    site.files["/x.zip"], site.cuts = DATA, [400_000, 1, 700_000]
-    assert fetch([f"{site.url}/x.zip"], tmp_path / "x.zip", SHA256).read_bytes() == DATA
-    ranges = [asked for _, asked in site.asked]
-    assert ranges == [None, "bytes=400000-", "bytes=400001-", "bytes=1100001-"]
-
-
-def test_a_later_call_goes_on_too(site: Site, tmp_path: Path) -> None:
-    site.files["/x.zip"] = DATA
-    (tmp_path / "x.zip.part").write_bytes(DATA[:1_000_000])
-    assert fetch([f"{site.url}/x.zip"], tmp_path / "x.zip", SHA256).read_bytes() == DATA
-    assert site.asked == [("/x.zip", "bytes=1000000-")]
-
-
-def test_a_part_that_is_whole_is_only_checked(site: Site, tmp_path: Path) -> None:
-    site.files["/x.zip"] = DATA
-    (tmp_path / "x.zip.part").write_bytes(DATA)
-    assert fetch([f"{site.url}/x.zip"], tmp_path / "x.zip", SHA256).read_bytes() == DATA
-    assert site.asked == [("/x.zip", f"bytes={len(DATA)}-")]
-
-
-def test_a_part_that_is_too_long_is_begun_anew(site: Site, tmp_path: Path) -> None:
-    site.files["/x.zip"] = DATA
-    (tmp_path / "x.zip.part").write_bytes(DATA + b"more")
-    assert fetch([f"{site.url}/x.zip"], tmp_path / "x.zip", SHA256).read_bytes() == DATA
-
-
-def test_a_server_that_cannot_go_on_starts_again(site: Site, tmp_path: Path) -> None:
-    site.files["/x.zip"], site.cuts, site.ranges = DATA, [400_000], False
-    assert fetch([f"{site.url}/x.zip"], tmp_path / "x.zip", SHA256).read_bytes() == DATA
-    assert len(site.asked) == 2
-
-
-def test_a_server_that_never_gets_further_is_given_up(site: Site, tmp_path: Path) -> None:
-    site.files["/x.zip"], site.cuts = DATA, [1_000] + [0] * 20
-    with pytest.raises(SourceError, match=r"the connection ended|IncompleteRead|more expected"):
-        fetch([f"{site.url}/x.zip"], tmp_path / "x.zip", SHA256)
-    assert len(site.asked) < 6
-    assert (tmp_path / "x.zip.part").read_bytes() == DATA[:1_000], "what came is kept for the next time"
-
-
-@pytest.mark.parametrize("algorithm", ["md5", "sha256"])
-def test_the_wrong_file_is_thrown_away(site: Site, tmp_path: Path, algorithm: str) -> None:
-    site.files["/x.zip"] = DATA[:-1] + b"?"
-    wanted = f"{algorithm}:{hashlib.new(algorithm, DATA).hexdigest()}"
-    with pytest.raises(SourceError, match=f"what came has checksum {algorithm}:[0-9a-f]+, {wanted} was expected"):
-        fetch([f"{site.url}/x.zip"], tmp_path / "x.zip", wanted)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_second_place_is_tried(site: Site, tmp_path: Path) -> None:
-    site.files["/b.zip"] = DATA
-    urls = [f"{site.url}/a.zip", f"{site.url}/b.zip"]
-    assert fetch(urls, tmp_path / "x.zip", SHA256).read_bytes() == DATA
-    with pytest.raises(
-        SourceError, match=r"2 faults[^$]*a\.zip: the server answers 404[^$]*c\.zip: the server answers 404"
-    ):
-        fetch([f"{site.url}/a.zip", f"{site.url}/c.zip"], tmp_path / "y.zip", SHA256)
-
-
-def test_nobody_there(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="Connection refused"):
-        fetch([f"http://127.0.0.1:{closed_port()}/x.zip"], tmp_path / "x.zip", SHA256)
-
-
-def test_no_room_for_what_is_announced(site: Site, tmp_path: Path) -> None:
-    site.files["/x.zip"], site.claim = DATA, 10**18
-    with pytest.raises(SourceError, match=r"bytes left and 1,000,000,000,000,000,000 more are needed.*PALATE_CACHE"):
-        fetch([f"{site.url}/x.zip"], tmp_path / "x.zip", SHA256)
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
-def test_a_full_disk(site: Site, tmp_path: Path) -> None:
-    site.files["/x.zip"] = DATA
-    (tmp_path / "x.zip.part").symlink_to("/dev/full")
-    with pytest.raises(SourceError, match=r"x\.zip\.part cannot be written: the disk is full; make room"):
-        fetch([f"{site.url}/x.zip"], tmp_path / "x.zip", SHA256)
-    assert not (tmp_path / "x.zip").exists()
-
-
-def test_a_folder_that_cannot_be_made(site: Site, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(SourceError, match="cannot be written"):
-        fetch([f"{site.url}/x.zip"], tmp_path / "file" / "x.zip", SHA256)
-
-
-def test_the_bar_is_drawn_on_a_terminal_only(site: Site, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    site.files["/x.zip"] = DATA
-    fetch([f"{site.url}/x.zip"], tmp_path / "x.zip", SHA256)
-    assert capfd.readouterr() == ("", "")
-    call = f"fetch(['{site.url}/x.zip'], Path('y.zip'), '{SHA256}')"
-    code = f"from pathlib import Path; from palate.data.fetch import fetch; {call}"
-    environment = os.environ | {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "100"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    assert "y.zip" in done.stderr
-    assert "1.5/1.5 MB" in done.stderr
-    assert done.stdout == ""
-
-
-def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PALATE_CACHE", str(tmp_path / "here"))
-    assert cache_folder() == tmp_path / "here"
-    monkeypatch.delenv("PALATE_CACHE")
-    assert cache_folder().name == "palate"
-
 
 # ----------------------------------------------------------------------------------- the published forms, small
 
@@ -315,12 +131,6 @@ def test_fetched_once_and_kept(site: Site, tmp_path: Path, monkeypatch: pytest.M
         assert load_tables("movielens-20m").interactions.rows() == RATINGS
     assert len(site.asked) == 1
     assert len(Dataset.load("movielens-20m")) == 3
-
-
-def closed_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture

@@ -17,21 +17,11 @@ from hypothesis import strategies as st
 
 from palate.data.dataset import Dataset
 from palate.data.delimited import SEPARATORS
-from palate.data.table import _check_options, read_interactions, read_side
-from palate.errors import ConfigError, DataError
+from palate.data.table import _check_options, read_interactions
+from palate.errors import ConfigError
 
 Write = Callable[..., Path]
 ROWS = [("007", "a", 4.0, 100), ("8", "b b", 3.5, 200), ("007", "c", 1.0, 90)]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def file(text: str | bytes, name: str = "table.csv") -> Path:
-        path = tmp_path / name
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return path
-
-    return file
 
 
 def frame_of(rows: list[tuple[Any, ...]] = ROWS) -> pl.DataFrame:
@@ -324,53 +314,6 @@ def test_ids_that_look_like_something_else(tmp_path: Path, ids: list[str], separ
     path = tmp_path / "ids.csv"
     path.write_text("".join(f"{separator.join(row)}\n" for row in [("user", "item"), *[(i, "1") for i in ids]]))
     assert read_interactions(path).frame["user_id"].to_list() == ids
-
-
-# ---------------------------------------------------------------------------------------------- side tables
-
-
-def test_a_side_table(write: Write) -> None:
-    path = write("title,movieId,year,price,code\nHeat,1,1995,2.5,007\nAlien,2,,3,12\n")
-    frame = read_side(path, "item_id", pl.String)
-    assert frame.columns == ["item_id", "title", "year", "price", "code"]
-    assert frame.rows() == [("1", "Heat", 1995, 2.5, "007"), ("2", "Alien", None, 3.0, "12")]
-
-
-def test_the_key_of_a_side_table_takes_the_type_of_the_interactions(write: Write) -> None:
-    numbers = pl.DataFrame({"id": [1, 2], "name": ["a", "b"]}, schema_overrides={"id": pl.Int16})
-    assert read_side(numbers, "user_id", pl.String)["user_id"].to_list() == ["1", "2"]
-    assert read_side(numbers, "user_id").schema["user_id"] == pl.Int64
-    text = write("id,name\n1,a\n20,b\n")
-    assert read_side(text, "user_id", pl.Int64)["user_id"].to_list() == [1, 20]
-    with pytest.raises(DataError, match=r"not a whole number.*'007' in row 2"):
-        read_side(write("id,name\n1,a\n007,b\n"), "user_id", pl.Int64)
-
-
-def test_long_numbers_in_a_side_table_stay_exact(write: Write) -> None:
-    long = "12345678901234567890123"
-    assert read_side(write(f"id,isbn\n1,{long}\n"), "item_id")["isbn"].to_list() == [long]
-
-
-def test_a_side_table_without_a_header(write: Write) -> None:
-    path = write("1|Heat|x\n2|Alien|y\n")
-    frame = read_side(path, "item_id", pl.String, columns=["item_id", "title", "other"])
-    assert frame.rows() == [("1", "Heat", "x"), ("2", "Alien", "y")]
-    with pytest.raises(DataError, match="names 2 columns, the file has 3"):
-        read_side(path, "item_id", columns=["item_id", "title"])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("id,x\n1,a\n1,b\n2,c\n", r"item_id: repeated in 2 rows \('1' in row 1, '1' in row 2\)"),
-        ("id,x\n1,a\n,b\n", r"item_id: empty in 1 row \(row 2\)"),
-        ("name,x\n1,a\n", "no column for item_id; columns found: 'name', 'x'"),
-        ("id,x\n1,a\n2,b,c\n", r"more fields than in the first line in 1 row \(row 2\)"),
-    ],
-)
-def test_faults_of_a_side_table(write: Write, text: str, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        read_side(write(text), "item_id")
 
 
 def test_a_dataset_from_files(write: Write) -> None:

@@ -31,8 +31,8 @@ class Validator:
 
     Calling it gives the monitored metric and, for a `GradientModel`, `loss`: the mean loss on the rows of the part
     whose user and item the model knows; of a fixed random sample of `LOSS_USERS` users, but of all where the loss is
-    what is monitored. A model that answers for new items is extended by those of the part; where the
-    part holds no others, they compete with each other alone.
+    what is monitored. A model that answers for new items is extended by those of the part; where the part holds no
+    others, they compete with each other alone.
 
     Args:
         part: The valid part of a split.

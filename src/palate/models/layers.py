@@ -18,10 +18,9 @@ SHRINK = 10.0
 
 
 def kept(shape: Sequence[int], dropout: float) -> Tensor:
-    """Which entries dropout keeps, bool, each with probability `1 - dropout` (to 1 / 65,536).
+    """Which entries dropout keeps, bool of that shape, each with probability `1 - dropout` (to 1 / 65,536).
 
-    One number of torch's own generator decides on four entries: `F.dropout` takes many times longer, and on a hidden
-    layer longer than all else.
+    One number of torch's own generator decides on four entries, where `F.dropout` draws one for each.
     """
     count = math.prod(shape)
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
@@ -39,7 +38,7 @@ def sum_rows(table_ND: Tensor, history: Ragged, weight: Tensor | None = None, dr
     """
     if dropout:
         there = kept(history.values.shape, dropout)
-        weight = torch.full((len(history.values),), 1.0) if weight is None else weight
+        weight = torch.ones(len(history.values)) if weight is None else weight
         history, weight = history.keep(there), weight[there] / (1 - dropout)
     if history.whole is None:
         return F.embedding_bag(history.values, table_ND, history.offsets[:-1], mode="sum", per_sample_weights=weight)

@@ -196,8 +196,9 @@ def xavier(layer: HistoryLayer | nn.Linear) -> None:
 
 def misfit(scores_BN: Tensor, history: Ragged) -> Tensor:
     """`-sum_{i in history} log softmax(score)_i` for each row, `[B]`."""
-    place_T = history.row_of_value * scores_BN.shape[1] + history.values
-    found_B: Tensor = _Misfit.apply(scores_BN, place_T, history.row_of_value, history.lengths)  # type: ignore[no-untyped-call]
+    row_T = history.row_of_value
+    place_T = row_T * scores_BN.shape[1] + history.values
+    found_B: Tensor = _Misfit.apply(scores_BN, place_T, row_T, history.lengths)  # type: ignore[no-untyped-call]
     return found_B
 
 

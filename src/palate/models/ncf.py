@@ -132,6 +132,7 @@ def _widths(layers: tuple[int, ...]) -> bool:
 
 ANSWERS = frozenset({"known_user", "history", "similar_items", "rating"})
 RECIPE = Recipe(weight_decay=0.3)
+"""docs/decisions/14-recipes.md."""
 
 
 class GMF(GradientModel):

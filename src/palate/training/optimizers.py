@@ -113,7 +113,7 @@ class Optimizer:
 class Dense:
     """All dense parameters under torch's rule.
 
-    Its functions are called without its `Optimizer` classes: those import torch's compiler, for a second or more.
+    Its functions are called without its `Optimizer` classes: those import torch's compiler, which nothing here needs.
 
     Attributes:
         parameters: Those that move.

@@ -1,7 +1,9 @@
 # The front door. Everything happens in .venv, which is made on first use; nothing needs to be activated.
 #
 #   make demo     install what the demo needs, then train, evaluate and show recommendations on MovieLens-100K
+#   make serve    install what the service needs, run the demo if it has not run yet, then serve its model with the page
 #   make test     install what the tests need, then run them
+#   make browser  install Chromium for the browser tests (Debian, as root)
 #   make lint     ruff: rules and format
 #   make types    mypy --strict
 #   make check    lint, types and tests
@@ -19,14 +21,24 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test lint types check docs clean
+.PHONY: demo serve test browser lint types check docs clean
 
 demo: .venv/.demo
 	$(BIN)/palate demo --out runs/demo
 
+serve: .venv/.serve
+	@test -f runs/demo/recommender.json || $(BIN)/palate demo --out runs/demo
+	$(BIN)/palate serve runs/demo
+
 # One thread in each of two processes is faster than two threads in one: most tests are too small to share out.
 test: .venv/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(TEST)
+
+# The browser tests skip with a reason where there is no Chromium. On Debian, as root, this installs it.
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || \
+		echo "Chromium is not installed and cannot be installed here: the browser tests will be skipped"
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -52,9 +64,13 @@ clean:
 	$(INSTALL) -e '.[images,plots]'
 	@touch $@
 
-.venv/.test: pyproject.toml constraints.txt | .venv/bin/python
-	$(INSTALL) -e '.[ann,dev,explain,fast,images,pandas,plots,sql,track,tune]'
+.venv/.serve: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) -e '.[images,plots,serve]'
 	@touch $@ .venv/.demo
+
+.venv/.test: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) -e '.[ann,browser,client,dev,explain,fast,images,mcp,onnx,pandas,plots,postgres,serve,sql,track,tune]'
+	@touch $@ .venv/.demo .venv/.serve
 
 .venv/.docs: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) -e '.[docs]'

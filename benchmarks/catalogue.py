@@ -23,15 +23,14 @@ import numpy as np
 import polars as pl
 from common import write_result
 
-from palate.ann import PROBES
 from palate.config import Training
 from palate.data.dataset import Dataset
-from palate.data.invented import item_table
-from palate.data.synthetic import plant
-from palate.evaluation.rank import rank
-from palate.models.two_tower import TwoTower, TwoTowerConfig
-from palate.recommender import Recommender
-from palate.routes import from_users
+from palate.data.sources.synthetic import item_table, make_world
+from palate.models.content.two_tower import TwoTower, TwoTowerConfig
+from palate.ranking.index import PROBES
+from palate.ranking.topk import rank
+from palate.recommender.id_translation import from_users
+from palate.recommender.recommender import Recommender
 
 ITEMS, KNOWN = 1_000_000, 2_000
 PEOPLE, BATCHES = 256, 3
@@ -50,7 +49,7 @@ def table(topic: np.ndarray, second: np.ndarray, release: np.ndarray, rng: np.ra
 
 def make(folder: Path) -> dict[str, float]:
     """Train, add items, save."""
-    world = plant(100_000, 2_000, KNOWN, n_topics=TOPICS, seed=0)
+    world = make_world(100_000, 2_000, KNOWN, n_topics=TOPICS, seed=0)
     rng = np.random.default_rng(1)
     known = table(world.topics, world.second_topics, world.releases, rng)
     data = Dataset.from_frame(world.tables().interactions, known, item_kinds={"look": "vector"})

@@ -21,16 +21,16 @@ from item_tables import ml_1m
 
 from palate.evaluation.compare import compare
 from palate.evaluation.evaluate import Evaluation, evaluate
-from palate.models.content_ials import ContentIALS, ContentIALSConfig
+from palate.models.content.content_ials import ContentIALS, ContentIALSConfig
 
 ROWS: dict[str, tuple[str, ...]] = {
     "genres": ("genres",),
     "year": ("year",),
-    "people": ("director", "actors"),
+    "cast and director": ("director", "actors"),
     "plot by TF-IDF": ("plot",),
     "plot by text CNN": ("text-cnn",),
     "poster by image CNN": ("image-cnn",),
-    "genres, year, people, plot by TF-IDF": ("genres", "year", "director", "actors", "plot"),
+    "genres, year, cast and director, plot by TF-IDF": ("genres", "year", "director", "actors", "plot"),
     "these and the image CNN": ("genres", "year", "director", "actors", "plot", "image-cnn"),
     "all": ("genres", "year", "director", "actors", "plot", *ENCODERS),
 }
@@ -81,8 +81,8 @@ def main() -> None:
         f"Protocol hash (first seed): {runs[0].protocol.hash}. Lists of new films alone.",
         f"Intervals: 95 %, Student's t over {len(given.seeds)} seeds.",
         f"Model: {ContentIALSConfig(**FILMS)}, map_reg as chosen on valid.",
-        "Test figures of this model on genres, year and people with the plot had been seen before this script was "
-        "written; since then both CNNs were trained anew, popularity kept apart (decision 16).",
+        "Test figures of this model on genres, year, cast and director with the plot had been seen before this script "
+        "was written; since then both CNNs were trained anew, popularity kept apart (decision 16).",
         "First seed, paired by users, Holm-corrected:",
         *(difference.verdict for difference in differences),
     ]

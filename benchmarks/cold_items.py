@@ -28,21 +28,21 @@ from item_tables import WORDS, citeulike, ml_1m
 
 from palate.config import Training
 from palate.data.dataset import Dataset
-from palate.data.parts import Split
-from palate.demo_content import Chance, NoSettings
+from palate.data.splits.build import Split
+from palate.demos.content import RandomConfig, RandomRanker
 from palate.evaluation.compare import compare
 from palate.evaluation.evaluate import Evaluation, Validator, evaluate
-from palate.evaluation.result import estimates
+from palate.evaluation.result import estimate_means
 from palate.models import MODELS
 from palate.models.base import Model
-from palate.models.blend import BlendConfig, Member
-from palate.models.content_cnn import ImageCNNConfig, TextCNNConfig
-from palate.models.content_ials import ContentIALSConfig
-from palate.models.content_knn import ContentKNNConfig
-from palate.models.dropoutnet import DropoutNetConfig
-from palate.models.hybrid import HybridConfig
-from palate.models.ials import IALSConfig
-from palate.models.two_tower import TwoTowerConfig
+from palate.models.content.cnn import ImageCNNConfig, TextCNNConfig
+from palate.models.content.content_ials import ContentIALSConfig
+from palate.models.content.content_knn import ContentKNNConfig
+from palate.models.content.two_tower import TwoTowerConfig
+from palate.models.hybrid.blend import BlendConfig, Member
+from palate.models.hybrid.dropoutnet import DropoutNetConfig
+from palate.models.hybrid.hybrid import HybridConfig
+from palate.models.mf.ials import IALSConfig
 
 SETS = ("new", "warm", "full")
 METRICS = ("recall@20", "ndcg@20", "ndcg@10")
@@ -57,7 +57,7 @@ def users(epochs: int, lr: float = 2e-3, patience: int = 4) -> Training:
 
 def tower(*columns: str, **more: Any) -> Choice:
     """A content tower over iALS vectors that reads some columns."""
-    return DropoutNetConfig(**({"dim": 128, "alpha": 0.2, "reg": 0.01, "columns": columns} | more)), users(40, 1e-3)
+    return DropoutNetConfig(**({"dim": 128, "alpha": 1.3, "reg": 0.48, "columns": columns} | more)), users(40, 1e-3)
 
 
 def routed(content: str, **ials: float) -> Choice:
@@ -72,9 +72,9 @@ def both(shrink: float, **ials: float) -> Choice:
     return BlendConfig(members=(Member(model="content-knn", config={"shrink": shrink}), mapped)), PLAIN
 
 
-FILMS = {"dim": 128, "alpha": 0.2, "reg": 0.01}
+FILMS = {"dim": 128, "alpha": 1.3, "reg": 0.48}
 ML_1M: dict[str, list[Choice]] = {
-    "random": [(NoSettings(), PLAIN)],
+    "random": [(RandomConfig(), PLAIN)],
     "ials": [(IALSConfig(**FILMS), PLAIN)],
     "content-knn": [(ContentKNNConfig(profile=p, number=n), PLAIN) for p in ("mean", "neighbours") for n in (0.2, 1.0)],
     "text-cnn": [(TextCNNConfig(columns=("plot",)), users(16, 3e-3, patience=6))],
@@ -85,16 +85,17 @@ ML_1M: dict[str, list[Choice]] = {
     "blend": [both(1.0, **FILMS)],
     "hybrid": [routed("content-ials", **FILMS), routed("content-knn", **FILMS)],
 }
-ARTICLES = {"dim": 400, "alpha": 0.05, "reg": 0.003}
+ARTICLES = {"dim": 400, "alpha": 1.1, "reg": 0.16}
 CITEULIKE: dict[str, list[Choice]] = {
-    "random": [(NoSettings(), PLAIN)],
+    "random": [(RandomConfig(), PLAIN)],
     "ials": [(IALSConfig(**ARTICLES), PLAIN)],
     "content-knn": [
         (ContentKNNConfig(profile=p, shrink=s), PLAIN)
         for p, s in (("mean", 0.0), ("mean", 0.3), ("mean", 1.0), ("neighbours", 0.0))
     ],
     "dropoutnet": [
-        (DropoutNetConfig(dim=200, alpha=a, dropout=d), users(40)) for a, d in ((0.1, 0.3), (0.1, 0.5), (0.02, 0.3))
+        (DropoutNetConfig(dim=200, alpha=a, reg=r, dropout=d), users(40))
+        for a, r, d in ((2.2, 1.0, 0.3), (2.2, 1.0, 0.5), (0.43, 0.22, 0.3))
     ],
     "content-ials": [(ContentIALSConfig(**ARTICLES, map_reg=r, shrink=0.3), PLAIN) for r in (0.1, 0.3, 1.0, 3.0)],
     "blend": [both(0.3, **ARTICLES)],
@@ -116,7 +117,7 @@ TOLD = {
 
 
 PLAINEST, DRAWS = "content-knn", 10
-KINDS = {**MODELS, "random": Chance}
+KINDS = {**MODELS, "random": RandomRanker}
 ENCODERS = ("text-cnn", "image-cnn")
 """Models whose item vectors are kept, for benchmarks/cold_inputs.py."""
 WATCHED = [MODELS[name] for name in (*ENCODERS, "two-tower", "blend")]
@@ -148,7 +149,7 @@ def parts_of(name: str, seed: int, draw: int | None = None, more: pl.DataFrame |
     drawn = pl.Series("drawn", rng.choice(["train", "valid", "test"], rows.height, p=[0.8, 0.1, 0.1]))
     rows = rows.with_columns(part=pl.when(pl.col("part") == "train").then(drawn).otherwise(pl.col("part")))
     data = Dataset.read(rows.drop("part"), items=items, item_kinds=kinds)
-    return data.split("given", parts=rows, column="part", valid=0.0)
+    return data.split("predefined", parts=rows, column="part", valid=0.0)
 
 
 class Work:
@@ -199,7 +200,7 @@ class Work:
             runs.append(evaluate(model, test, METRICS, candidates="new", name=f"{name}, shuffled"))
         whole = runs[0].slices["all"]
         values = {metric: np.mean([run.values[metric] for run in runs], axis=0) for metric in whole.values}
-        every = replace(whole, values=values, estimates=estimates(values, whole.ratings, 0))
+        every = replace(whole, values=values, estimates=estimate_means(values, whole.weights, 0))
         return replace(runs[0], slices={"all": every})
 
 

@@ -28,15 +28,15 @@ from torch import Tensor
 
 from palate.config import Training
 from palate.data.dataset import Dataset
-from palate.data.encoded import Encoded
-from palate.data.parts import Split
+from palate.data.features.schema import FeatureBatch
+from palate.data.splits.build import Split
 from palate.evaluation.compare import compare
 from palate.evaluation.evaluate import Evaluation, Validator, evaluate
 from palate.models import MODELS
-from palate.models.bias import Bias, BiasConfig
-from palate.models.convmf import ConvMFConfig
-from palate.models.deepfm import DeepFMConfig
-from palate.models.mf import MFConfig
+from palate.models.baselines.bias import Bias, BiasConfig
+from palate.models.content.convmf import ConvMFConfig
+from palate.models.content.deepfm import DeepFMConfig
+from palate.models.mf.mf import MFConfig
 
 Choice = tuple[Any, Training]
 PLAIN = Training()
@@ -52,7 +52,7 @@ class UserBias(Bias):
 
     answers = Bias.answers | {"new_item"}
 
-    def _new_items(self, features: Encoded) -> dict[str, Tensor]:
+    def _new_items(self, features: FeatureBatch) -> dict[str, Tensor]:
         return {"item_bias": torch.zeros(len(features))}
 
 
@@ -123,7 +123,7 @@ class Work:
         config, training = choice
         train, valid = self.parts.train, self.parts.valid
         kind: Any = SAME.get(name) or MODELS[name.partition(",")[0]]
-        model = kind(config, train.described if name in SAME else kind.spec_of(train))
+        model = kind(config, train.feature_spec if name in SAME else kind.spec_of(train))
         # Factors are chosen by known items: of new ones mf knows nothing, and convmf's encoder watches its own.
         watched = valid if name == "deepfm" else valid.take(valid.item < train.n_items)
         records = model.fit(train, replace(training, seed=self.seed), Validator(watched, model, "rmse"))

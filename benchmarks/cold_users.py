@@ -32,21 +32,21 @@ from common import Kept, arguments, asked, real_data, student, write_result
 from item_tables import WORDS, ml_1m
 
 from palate.config import Training
-from palate.data.cold import random_places
 from palate.data.dataset import Dataset
-from palate.data.parts import NOWHERE, TEST, TEST_HISTORY, TRAIN, VALID, VALID_HISTORY, Split, assemble
 from palate.data.ragged import Ragged
+from palate.data.splits.build import NOWHERE, TEST, TEST_HISTORY, TRAIN, VALID, VALID_HISTORY, Split, build_split
+from palate.data.splits.cold_start import random_places
 from palate.evaluation.compare import compare
 from palate.evaluation.evaluate import Evaluation, Validator, evaluate
 from palate.models import MODELS
-from palate.models.blend import Member
-from palate.models.ease import EASEConfig
-from palate.models.hybrid import HybridConfig
-from palate.models.ials import IALSConfig
-from palate.models.mf import MFConfig
-from palate.models.multvae import MultVAEConfig
-from palate.models.popularity import PopularityConfig
-from palate.models.two_tower import TwoTowerConfig
+from palate.models.autoencoders.multvae import MultVAEConfig
+from palate.models.baselines.popularity import PopularityConfig
+from palate.models.content.two_tower import TwoTowerConfig
+from palate.models.hybrid.blend import Member
+from palate.models.hybrid.hybrid import HybridConfig
+from palate.models.linear.ease import EASEConfig
+from palate.models.mf.ials import IALSConfig
+from palate.models.mf.mf import MFConfig
 
 Choice = tuple[Any, Training]
 PLAIN = Training()
@@ -70,7 +70,7 @@ def tempered(prior: float) -> HybridConfig:
 CHOICES: dict[str, list[Choice]] = {
     GLOBAL: [(PopularityConfig(), PLAIN)],
     "ease": [(EASEConfig(reg=reg), PLAIN) for reg in (150.0, 300.0, 600.0)],
-    "ials": [(IALSConfig(dim=64, alpha=alpha, reg=0.01), PLAIN) for alpha in (0.1, 0.2, 0.4)],
+    "ials": [(IALSConfig(dim=64, alpha=a, reg=r), PLAIN) for a, r in ((0.65, 0.27), (1.3, 0.48), (2.6, 0.9))],
     "multvae": [(MultVAEConfig(beta=b), ROWS) for b in (0.2, 0.5)],
     "mf": [(MFConfig(dim=64, negatives=4, reg=r), PAIRS) for r in (0.003, 0.01)],
     "hybrid": [(tempered(prior), PLAIN) for prior in (10.0, 20.0, 30.0)],
@@ -129,14 +129,14 @@ class People:
         history = np.where(self.group == TEST, TEST_HISTORY, VALID_HISTORY)
         part = np.where(self.target, self.group, np.where(first, history, NOWHERE))
         part = np.where(self.group == TRAIN, TRAIN, np.where(self.never, NOWHERE, part)).astype(np.int8)
-        return assemble(self.data, part, valid=0.1, advice="", held_out=True)
+        return build_split(self.data, part, valid=0.1, advice="", held_out=True)
 
     def known(self, shown: str) -> Split:
         """The people of test in train, with so many of their likes; those of valid are nowhere."""
         first = self.place < (len(self.data) if shown == "all" else int(shown))
         part = np.where(self.target, TEST, np.where(first & ~self.never, TRAIN, NOWHERE))
         part = np.where(self.group == VALID, NOWHERE, np.where(self.group == TRAIN, TRAIN, part)).astype(np.int8)
-        return assemble(self.data, part, valid=0.0, advice="")
+        return build_split(self.data, part, valid=0.0, advice="")
 
     def candidates(self, part: Dataset) -> Ragged:
         """What competes: train's films without the other likes of the person, one row for each user of `part`."""

@@ -23,7 +23,7 @@ from item_tables import WORDS
 
 from palate.config import Training
 from palate.data.dataset import Dataset
-from palate.data.features import encode
+from palate.data.features.encode import encode
 from palate.models import MODELS
 
 STEP = Training(epochs=1, batch_size=256, lr=2e-3)
@@ -39,7 +39,7 @@ def clock(call: Callable[[], Any]) -> float:
 def epoch(model: str, data: Dataset) -> tuple[float, float]:
     """Seconds of an epoch, and of all of a fit of one: the last encoding of all items included."""
     config, _ = ML_1M[model][0]
-    fresh = MODELS[model](config, data.described)
+    fresh = MODELS[model](config, data.feature_spec)
     start = time.perf_counter()
     [record] = fresh.fit(data, STEP)
     return record.seconds, time.perf_counter() - start
@@ -54,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         os.environ["PALATE_CACHE"] = cache
         train = parts_of("ml-1m", 0).train
-        table, features = train.item_table, train.described.item_features
+        table, features = train.item_table, train.feature_spec.item_features
         assert table is not None
         assert features is not None
         first, again = (clock(lambda: encode(table, features)) for _ in range(2))

@@ -1,12 +1,13 @@
-"""How long does an explanation take, and how much longer when the shap package asks for one row at a time?
+"""How long does an explanation take, compared with the shap package, which asks for one row at a time?
 
-    python benchmarks/explain_speed.py [--items 3706 --history 100 --samples 1000 --repeats 15 --threads 2] [--no-naive]
+    python benchmarks/explain_speed.py [--items 3706 --history 100 --samples 1000 --repeats 15] [--no-package]
 
-Untrained weights: speed does not depend on them. One person with a history of 100 items; shap with 1,000 masks for one
-item of a Mult-VAE (600-200), reasons for a list of ten, exact contributions of EASE. Beside it the shap package's
-permutation and kernel explainers, with the same number of masks, on a function that scores one row at a time. Medians.
+Weights are untrained, because speed does not depend on them. One user has a history of 100 items. Measured are shap
+with 1,000 masks for one item of a Mult-VAE (600-200), reasons for a list of ten, exact contributions of EASE, and the
+shap package's permutation and kernel explainers, with the same number of masks, on a function that scores one row at a
+time. Times are medians.
 
-Bars: shap 150 ms, ten reasons 1 s, EASE exact 5 ms; the package at least 20 times as slow.
+Requirements: shap 150 ms, ten reasons 1 s, EASE exact 5 ms; the package at least 20 times as slow.
 """
 
 from __future__ import annotations
@@ -24,19 +25,20 @@ from common import write_result
 
 from palate.data.dataset import Dataset, Queries
 from palate.data.ragged import Ragged
-from palate.evaluation.rank import rank
 from palate.explanation.explain import explain, reasons
 from palate.models import MODELS
+from palate.models.base import GradientModel
+from palate.ranking.topk import rank
 
-PEOPLE = 400
+USERS = 400
 
 
 def catalogue(items: int, history: int, seed: int = 0) -> Dataset:
-    """Random people; the first has exactly `history` items, and one has them all."""
+    """Random users; the first has exactly `history` items, and the last one has all items."""
     rng = np.random.default_rng(seed)
     rows = [(0, item) for item in rng.choice(items, history, replace=False)]
-    rows += [(user, item) for user in range(1, PEOPLE) for item in rng.choice(items, 20, replace=False)]
-    rows += [(PEOPLE, item) for item in range(items)]
+    rows += [(user, item) for user in range(1, USERS) for item in rng.choice(items, 20, replace=False)]
+    rows += [(USERS, item) for item in range(items)]
     return Dataset.from_frame(pl.DataFrame(rows, schema={"user_id": pl.Int64, "item_id": pl.Int64}, orient="row"))
 
 
@@ -52,7 +54,7 @@ def timed(run: Callable[[], Any], repeats: int) -> float:
 
 
 def row_by_row(model: Any, query: Queries, item: int) -> Callable[[np.ndarray], np.ndarray]:
-    """The item's score as a function of which history items are there: a row, a query."""
+    """The item's score as a function of which history items are kept; each row is one query."""
     history = query.history.values
 
     def score(rows: np.ndarray) -> np.ndarray:
@@ -66,7 +68,7 @@ def row_by_row(model: Any, query: Queries, item: int) -> Callable[[np.ndarray], 
     return score
 
 
-def naive(model: Any, query: Queries, item: int, given: argparse.Namespace) -> list[list[str]]:
+def package(model: Any, query: Queries, item: int, given: argparse.Namespace) -> list[list[str]]:
     """The shap package's own explainers on that function."""
     import shap
 
@@ -89,16 +91,16 @@ def naive(model: Any, query: Queries, item: int, given: argparse.Namespace) -> l
 
 
 def main() -> None:
-    """Print the times and write them down."""
+    """Measure, print and write the times."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (("items", 3706), ("history", 100), ("samples", 1000), ("repeats", 15), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--no-naive", action="store_true", help="leave the shap package out")
-    parser.add_argument("--name", default="explain_speed", help="of the result's file")
+    parser.add_argument("--no-package", action="store_true", help="do not measure the shap package")
+    parser.add_argument("--name", default="explain_speed", help="name of the result's file")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     data = catalogue(given.items, given.history)
-    models = {name: built(name, data) for name in ("multvae", "ease", "neumf")}
+    models = {name: with_random_weights(name, data) for name in ("multvae", "ease", "neumf")}
     query = data.queries(np.array([0]), data.spec)
     listed = {name: rank(model, query, 10).items for name, model in models.items()}
     item = int(listed["multvae"][0, 0])
@@ -120,24 +122,26 @@ def main() -> None:
     for method in ("lime", "occlusion", "gradient"):
         add(f"Mult-VAE, {method}", "", lambda m=method: explain(vae, data, query, item, m, given.samples))
     rows = [[what, f"{1000 * seconds:.1f}", bar, ""] for what, seconds, bar in measured]
-    if not given.no_naive:
-        rows += [[what, f"{1000 * s:.1f}", ">= 20 x", f"{s / one:.1f} x"] for what, s in naive(vae, query, item, given)]
+    if not given.no_package:
+        rows += [
+            [what, f"{1000 * s:.1f}", ">= 20 x", f"{s / one:.1f} x"] for what, s in package(vae, query, item, given)
+        ]
     about = [
         f"{given.items:,} items, a history of {given.history}; {given.threads} threads; medians of {given.repeats}.",
-        "The last column is the time beside that of the first line.",
+        "The last column is the time relative to the first line.",
     ]
-    header = ["what", "ms", "bar", "times the first line"]
+    header = ["what", "ms", "requirement", "relative to the first line"]
     write_result(given.name, "How long an explanation takes", about, header, rows)
 
 
-def built(name: str, data: Dataset) -> Any:
-    """A model with fresh weights; EASE has random ones in place of zeros."""
+def with_random_weights(name: str, data: Dataset) -> Any:
+    """A model with initial weights; EASE has random ones instead of zeros."""
     model = MODELS[name](MODELS[name].Config(), data.spec)
     torch.manual_seed(0)
     if name == "ease":
         model.weight = torch.randn(data.n_items, data.n_items, generator=torch.Generator().manual_seed(0))
-    elif hasattr(model, "start"):
-        model.start(data)
+    elif isinstance(model, GradientModel):
+        model.init_from_data(data)
     model.fallback.learn(data)
     return model.eval()
 

@@ -27,15 +27,15 @@ METRICS = ["ndcg@20", "recall@20"]
 
 def choices(name: str) -> list[Any]:
     """The settings a model may choose from."""
-    from palate.models.ials import IALSConfig
-    from palate.models.popularity import PopularityConfig
-    from palate.models.sparse_ease import SparseEASEConfig
+    from palate.models.baselines.popularity import PopularityConfig
+    from palate.models.linear.sparse_ease import SparseEASEConfig
+    from palate.models.mf.ials import IALSConfig
 
     ridges = ((40.0, 0.5, 100), (40.0, 0.7, 100), (40.0, 0.5, 200))
     return {
         "popularity": [PopularityConfig()],
         "ials": [
-            IALSConfig(dim=128, alpha=alpha, reg=reg) for alpha, reg in ((0.01, 0.01), (0.03, 0.01), (0.03, 0.003))
+            IALSConfig(dim=128, alpha=alpha, reg=reg) for alpha, reg in ((0.41, 0.41), (1.24, 1.18), (1.24, 0.35))
         ],
         "sparse-ease": [SparseEASEConfig(reg=reg, dropout=dropout, k=k) for reg, dropout, k in ridges],
     }[name]
@@ -52,9 +52,9 @@ def run(name: str, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     table = pl.read_parquet(real_data("gowalla-lightgcn") / "interactions.parquet")
     data = Dataset.from_frame(table.select("user_id", "item_id"))
-    choose = data.split("given", parts=table, column="split")
+    choose = data.split("predefined", parts=table, column="split")
     whole = table.with_columns(pl.col("split").replace("valid", "train"))
-    final = data.split("given", parts=whole, column="split", valid=0.0)
+    final = data.split("predefined", parts=whole, column="split", valid=0.0)
     tried = []
     configs = choices(name)
     for config in configs if len(configs) > 1 else ():

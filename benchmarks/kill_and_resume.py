@@ -31,7 +31,7 @@ def worker(folder: Path, epochs: int, checkpoint: bool) -> None:
 
     from palate.config import Training
     from palate.data.dataset import Dataset
-    from palate.data.synthetic import synthetic
+    from palate.data.sources.synthetic import synthetic
     from palate.evaluation.validate import Validator
     from palate.models import MODELS
 

@@ -28,10 +28,10 @@ BOUND = 3.0
 
 
 def generate(folder: Path, given: argparse.Namespace) -> None:
+    from palate.data.sources.synthetic import make_world
     from palate.data.store import write_blocks
-    from palate.data.synthetic import plant
 
-    world = plant(given.rows, given.users, given.items)
+    world = make_world(given.rows, given.users, given.items)
     write_blocks(folder, world.blocks(), n_users=given.users, n_items=given.items, rating_scale=(1.0, 5.0))
 
 

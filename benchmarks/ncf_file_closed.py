@@ -21,17 +21,20 @@ from ncf_file_neumf import METRICS, judge, load
 from palate.config import Training
 from palate.evaluation.compare import compare
 from palate.evaluation.evaluate import Evaluation
-from palate.models.ease import EASE, EDLAE, EASEConfig, EDLAEConfig
-from palate.models.ials import IALS, IALSConfig
-from palate.models.knn import ItemKNN, KNNConfig
-from palate.models.popularity import Popularity, PopularityConfig
+from palate.models.baselines.popularity import Popularity, PopularityConfig
+from palate.models.linear.ease import EASE, EDLAE, EASEConfig, EDLAEConfig
+from palate.models.mf.ials import IALS, IALSConfig
+from palate.models.neighbours.knn import ItemKNN, ItemKNNConfig
 
 CHOICES: dict[str, tuple[Any, list[Any]]] = {
     "popularity": (Popularity, [PopularityConfig()]),
-    "itemknn": (ItemKNN, [KNNConfig(k=100, weighting=w) for w in ("cosine", "tfidf", "bm25")]),
+    "itemknn": (ItemKNN, [ItemKNNConfig(k=100, shrink=10.0, weighting=w) for w in ("cosine", "tfidf", "bm25")]),
     "ease": (EASE, [EASEConfig(reg=reg) for reg in (250.0, 500.0, 1000.0, 2000.0)]),
     "edlae": (EDLAE, [EDLAEConfig(reg=reg, dropout=d) for reg, d in ((100, 0.3), (300, 0.3), (100, 0.5), (300, 0.5))]),
-    "ials": (IALS, [IALSConfig(dim=192, alpha=a, reg=r) for a in (0.1, 0.3) for r in (0.003, 0.007)]),
+    "ials": (
+        IALS,
+        [IALSConfig(dim=192, alpha=a, reg=r) for a, r in ((0.47, 0.07), (0.47, 0.16), (1.42, 0.17), (1.42, 0.39))],
+    ),
 }
 
 

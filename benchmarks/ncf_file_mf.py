@@ -23,8 +23,8 @@ from ncf_file_neumf import METRICS, judge, load
 from palate.config import Training
 from palate.data.dataset import Dataset
 from palate.evaluation.evaluate import evaluate
-from palate.models.mf import MF, MFConfig
-from palate.models.popularity import Popularity
+from palate.models.baselines.popularity import Popularity
+from palate.models.mf.mf import MF, MFConfig
 
 CONFIG = MFConfig(dim=192, loss="bce", negatives=8, init=0.1, reg=0.003, bias_reg=0.001)
 TRAINING = Training(epochs=40, batch_size=8192, lr=0.003, embeddings="dense", patience=5)

@@ -24,8 +24,8 @@ from palate.data.ragged import Ragged
 from palate.evaluation.evaluate import Evaluation, Validator, evaluate
 from palate.evaluation.protocol import given_candidates
 from palate.models.base import Model
-from palate.models.ncf import NeuMF, NeuMFConfig
-from palate.models.popularity import Popularity
+from palate.models.baselines.popularity import Popularity
+from palate.models.ncf.ncf import NeuMF, NeuMFConfig
 
 CONFIG = NeuMFConfig(dim=64, mlp_dim=32, layers=(64, 32, 16), loss="bce", negatives=4)
 TRAINING = Training(epochs=25, batch_size=2048, lr=2e-3, weight_decay=0.3, patience=4)
@@ -42,7 +42,7 @@ def load() -> tuple[Dataset, Dataset, Ragged]:
     data = Dataset.from_frame(rows.select("user_id", "item_id", "timestamp"))
     parts = held.select("user_id", "item_id", part=pl.lit("test"))
     parts = rows.select("user_id", "item_id").join(parts, on=["user_id", "item_id"], how="left")
-    whole = data.split("given", parts=parts.with_columns(pl.col("part").fill_null("train")), valid=0.0)
+    whole = data.split("predefined", parts=parts.with_columns(pl.col("part").fill_null("train")), valid=0.0)
     return whole.train, whole.test, given_candidates(whole.test, held, "negatives")
 
 

@@ -1,17 +1,24 @@
-"""How fast are NeuMF's training and full ranking, beside RecBole 1.2.1's?
+"""Speed of NeuMF: training and full ranking beside RecBole 1.2.1's, or training beside another commit's.
 
     python benchmarks/ncf_speed.py [--repeats 3 --threads 2] [--only train|rank] [--data ml-100k ...]
+    python benchmarks/ncf_speed.py --against COMMIT [--repeats 15]
 
-One net on both sides: embeddings 32 + 32, MLP 64-32-16, 4 uniform negatives of each positive that are not seen, BCE,
-Adam, no dropout, the same rows, the same number of steps: RecBole counts negatives into its batch, so its 2,048 are 409
-positives. A training sample is one (user, item, label). Ranking: full, seen items out, recall@10 and ndcg@10; for the
-synthetic set by the first 1,000 users. Every measurement is a process of its own, the two sides in turns; medians.
+**Against RecBole.** One net on both sides: embeddings 32 + 32, MLP 64-32-16, 4 uniform unseen negatives per positive,
+BCE, Adam, no dropout, the same rows, the same number of steps. RecBole counts negatives into its batch, so its 2,048
+are 409 positives. A training sample is one (user, item, label). Ranking: full, without seen items, recall@10 and
+ndcg@10; for the synthetic set, the first 1,000 users. Every measurement is a process of its own; the two sides take
+turns; medians.
 
 RecBole needs an environment of its own: it is made on first use (about 1 GB) in `palate-peers` in the folder for
 temporary files, or where the environment variable PALATE_PEERS says. Let nothing else run: with a stray process on a
 core RecBole becomes several times slower, palate too.
 
 Bars: training >= 2x RecBole's samples/s at both batch sizes, ranking >= 10x its users/s.
+
+**Against a commit.** One process for this tree and one for the commit's, which is checked out as a temporary worktree
+of git. In turns, each trains one epoch of MovieLens-100K and folds in 100 histories, on one thread; the processor's
+time is measured. The ratio is the median over the rounds of the commit's time by this tree's: above 1 this tree is
+faster. Bar: training >= 0.97 for gmf, mlp and neumf.
 """
 
 from __future__ import annotations
@@ -110,7 +117,7 @@ def measure_palate(folder: Path, name: str, job: dict[str, Any]) -> None:
     from palate.config import Training
     from palate.data.dataset import Dataset
     from palate.evaluation.evaluate import evaluate
-    from palate.models.ncf import NeuMF, NeuMFConfig
+    from palate.models.ncf.ncf import NeuMF, NeuMFConfig
     from palate.training.loop import Epoch
 
     torch.set_num_threads(job["threads"])
@@ -124,7 +131,7 @@ def measure_palate(folder: Path, name: str, job: dict[str, Any]) -> None:
         seconds = [record.seconds for record in records[job["warm"] :]]
         print(json.dumps({"seconds": seconds, "count": len(data) * 5, "steps": -(-len(data) // training.batch_size)}))
         return
-    model.start(data)
+    model.init_from_data(data)
     model.fallback.learn(data)
     model.eval()
     test = test.join(train, on="item_id", how="semi").join(train, on="user_id", how="semi")
@@ -141,14 +148,116 @@ def measure_palate(folder: Path, name: str, job: dict[str, Any]) -> None:
     print(json.dumps({"seconds": [time.perf_counter() - start], "count": len(part.active_users), "steps": 0}))
 
 
+TRAININGS = [
+    (name, loss, size) for name in ("gmf", "mlp", "neumf") for loss in ("bce", "joint") for size in (409, 3276)
+]
+"""Model, loss and positives in a batch: RecBole's batches of 2,048 and 16,384 samples."""
+FOLDED_IN = 100
+
+
+def against(commit: str, rounds: int) -> None:
+    """Compare this tree with a commit, or with a checkout in a folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(commit)
+        if not tree.is_dir():
+            tree = Path(folder) / "before"
+            subprocess.run(["git", "worktree", "add", "--detach", tree, commit], check=True, cwd=ROOT)
+        try:
+            pairs = alternate([ROOT, tree], rounds)
+        finally:
+            if tree.parent == Path(folder):
+                subprocess.run(["git", "worktree", "remove", "--force", tree], check=True, cwd=ROOT)
+    rows = []
+    for (name, loss, size), times in pairs.items():
+        ratios = sorted(before / now for now, before in times)
+        what = f"training, batch {size:,}" if size else f"fold-in of {FOLDED_IN} histories"
+        quarters = statistics.quantiles(ratios, n=4)
+        now, before = (1000 * statistics.median(column) for column in zip(*times, strict=True))
+        spread = f"{quarters[0]:.2f} to {quarters[2]:.2f}"
+        rows.append([name, loss, what, f"{before:.0f}", f"{now:.0f}", f"{statistics.median(ratios):.2f}", spread])
+    about = [
+        "MovieLens-100K, 80 % of the rows; one epoch a round, one thread; processor time in ms, medians.",
+        f"{rounds} rounds, the two sides in turns. Ratio: the commit's time by this tree's, median and quartiles.",
+        "Bar: training >= 0.97.",
+    ]
+    header = ["model", "loss", "what", f"{commit[:7]}, ms", "this tree, ms", "ratio", "quartiles"]
+    write_result("ncf_speed_house", "Speed of gmf, mlp and neumf beside the commit before", about, header, rows)
+
+
+def alternate(trees: list[Path], rounds: int) -> dict[tuple[str, str, int], list[tuple[float, ...]]]:
+    """Seconds of each job in each round, one number per tree; a batch of 0 stands for fold-in."""
+    jobs = [*TRAININGS, *((name, "joint", 0) for name in ("gmf", "mlp", "neumf"))]
+    children = []
+    for tree in trees:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": f"{tree}/src"}
+        command = [sys.executable, __file__, "--serve", str(real_data("ml-100k") / "ratings.parquet")]
+        pipe = subprocess.PIPE
+        children.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment, cwd=tree))
+    found: dict[tuple[str, str, int], list[tuple[float, ...]]] = {job: [] for job in jobs}
+    for round_ in range(rounds + 1):  # the first one warms up
+        for job in jobs:
+            seconds = {}
+            for child in children if round_ % 2 else children[::-1]:
+                assert child.stdin is not None
+                assert child.stdout is not None
+                print(json.dumps(job), file=child.stdin, flush=True)
+                seconds[child.pid] = float(child.stdout.readline())
+            if round_:
+                found[job].append(tuple(seconds[child.pid] for child in children))
+        print(f"round {round_} of {rounds}", flush=True)
+    for child in children:
+        child.communicate()
+    return found
+
+
+def serve(path: str) -> None:
+    """One side of `against`: reads jobs from standard input, a line each, and prints the seconds that each took."""
+    import time
+
+    import torch
+
+    from palate.config import Training
+    from palate.data.dataset import Dataset, Queries
+    from palate.models import MODELS
+
+    torch.set_num_threads(1)
+    data = Dataset.from_frame(pl.read_parquet(path).sample(fraction=0.8, seed=0))
+    asked = data.queries(data.active_users[:FOLDED_IN], data.spec)
+    strangers = Queries(torch.full_like(asked.user, -1), asked.history, asked.ratings)
+    fitted: dict[str, Any] = {}
+    for line in sys.stdin:
+        name, loss, size = json.loads(line)
+        if size:
+            times: list[float] = []
+            model: Any = MODELS[name](MODELS[name].Config(loss=loss), data.spec)
+            training = Training(epochs=1, batch_size=size, lr=1e-3)
+            model.fit(data, training, on_step=lambda *_, times=times: times.append(time.process_time()))
+            fitted[name] = model  # the last one trained is joint
+            seconds = (times[-1] - times[0]) * len(times) / (len(times) - 1)
+        else:
+            start = time.process_time()
+            fitted[name].score(strangers)
+            seconds = time.process_time() - start
+        print(seconds, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--against", metavar="COMMIT", help="compare training with that of a commit, not with RecBole")
+    parser.add_argument("--repeats", type=int, help="default: 3, with --against 15")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", choices=["train", "rank"])
     parser.add_argument("--data", nargs="+", default=["ml-100k", "ml-1m", "synthetic"])
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.serve:
+        serve(given.serve)
+        return
+    if given.against:
+        against(given.against, given.repeats or 15)
+        return
+    given.repeats = given.repeats or 3
     if given.measure:
         measure_palate(Path(given.measure[0]), given.measure[1], json.loads(given.measure[2]))
         return

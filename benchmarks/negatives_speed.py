@@ -19,7 +19,7 @@ from common import write_result
 
 from palate.data.dataset import Dataset
 from palate.data.ids import IdMap
-from palate.training.negatives import Negatives
+from palate.training.batches import Negatives
 
 COUNT = 4
 SIZES = {

@@ -17,8 +17,8 @@ from palate.data.dataset import Dataset
 from palate.evaluation.evaluate import evaluate
 from palate.evaluation.protocols import prepare
 from palate.evaluation.statistics import bootstrap_means, interval
-from palate.models.bias import Bias
-from palate.models.popularity import Popularity
+from palate.models.baselines.bias import Bias
+from palate.models.baselines.popularity import Popularity
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
         both.append([one["ndcg@10"].value for one in found])
         rows.append([str(seed), *(f"{value:.4f}" for value in both[-1]), f"{difference.mean():+.4f}"])
     pooled = np.concatenate(gain)[:, None]
-    low, high = interval(bootstrap_means(pooled, np.ones_like(pooled), 0)[:, 0])
+    low, high = interval(bootstrap_means(pooled, np.ones_like(pooled), 0)[:, 0], len(pooled))
     columns = [student(values) for values in zip(*both, strict=True)]
     rows.append(["mean", *columns, f"{pooled.mean():+.4f} ({low:+.4f} to {high:+.4f})"])
     about = [

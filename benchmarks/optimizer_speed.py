@@ -17,6 +17,7 @@ import gc
 import importlib.util
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 from statistics import median
 
@@ -25,8 +26,9 @@ import torch.nn.functional as F
 from common import write_result
 from torch import Tensor, nn
 
-from palate.config import Training
-from palate.training.loop import Job, run
+from palate.config import CompleteTraining
+from palate.training.loop import run
+from palate.training.train_run import TrainRun
 
 ROWS = (10_000, 165_000, 1_500_000)
 WAYS = {
@@ -54,13 +56,13 @@ class NCF(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(16 + 32 * self.product, 1)
 
-    def batches(self, data: Pairs, rng: torch.Generator, size: int) -> Iterator[Pairs]:
-        for _ in range(len(data) // size):
+    def batches(self, context: Context, rng: torch.Generator, size: int) -> Iterator[Pairs]:
+        for _ in range(len(context.data) // size):
             user = torch.randint(self.n_users, (size,), generator=rng)
             item = torch.randint(self.n_items, (size,), generator=rng)
             yield Pairs(size, user, item, (user + item) % 2.0)
 
-    def loss(self, batch: Pairs) -> Tensor:
+    def loss(self, batch: Pairs, context: Context) -> Tensor:
         user = torch.cat([table(batch.user) for table in self.user], 1)
         item = torch.cat([table(batch.item) for table in self.item], 1)
         hidden = self.layers(torch.cat([user[:, -32:], item[:, -32:]], 1))
@@ -81,13 +83,20 @@ class Pairs:
         return self.count
 
 
+@dataclass(frozen=True)
+class Context:
+    """What the loop hands to `batches` and `loss`."""
+
+    data: Pairs
+
+
 class Case:
     """One way at one size; keeps its net, so that turns can be taken."""
 
     def __init__(self, way: dict[str, str], rows: int, given: argparse.Namespace) -> None:
         torch.manual_seed(0)
         self.net = NCF(rows, given.net, given.tables)
-        self.training = Training(batch_size=given.batch, epochs=2, patience=0, lr=1e-3, **way)
+        self.training = CompleteTraining(batch_size=given.batch, epochs=2, patience=0, lr=1e-3, **way)
         self.steps = 4
         self.speed()
         while self.seconds < SECONDS and self.steps < 4096:
@@ -100,7 +109,7 @@ class Case:
         data = Pairs(self.steps * self.training.batch_size)
         clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
         ends: list[float] = []
-        run(self.net, data, Job(training=self.training, rng=rng, on_epoch=lambda _: ends.append(clock())))
+        run(self.net, Context(data), TrainRun(training=self.training, rng=rng, on_epoch=lambda _: ends.append(clock())))
         self.seconds = ends[1] - ends[0]
         return len(data) / self.seconds
 

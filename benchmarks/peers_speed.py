@@ -126,9 +126,9 @@ def measure_palate(what: str, folder: Path, job: dict[str, Any]) -> None:
     from palate.config import Training
     from palate.data.dataset import Dataset
     from palate.evaluation.evaluate import evaluate
-    from palate.models.ease import EASE, EASEConfig
-    from palate.models.ials import IALS, IALSConfig
-    from palate.models.multvae import MultVAE, MultVAEConfig
+    from palate.models.autoencoders.multvae import MultVAE, MultVAEConfig
+    from palate.models.linear.ease import EASE, EASEConfig
+    from palate.models.mf.ials import IALS, IALSConfig
 
     torch.set_num_threads(job["threads"])
     training = Training(epochs=job["epochs"], batch_size=BATCH, lr=1e-3, matmul=job["matmul"])
@@ -137,7 +137,7 @@ def measure_palate(what: str, folder: Path, job: dict[str, Any]) -> None:
     if what.startswith(("all-", "shipped-")):
         start = time.perf_counter()
         rows = pl.concat(pl.read_csv(folder / f"{part}.csv").with_columns(part=pl.lit(part)) for part in PARTS)
-        parts = Dataset.read(rows.drop("part")).split("given", parts=rows, column="part")
+        parts = Dataset.read(rows.drop("part")).split("predefined", parts=rows, column="part")
         if what == "shipped-multvae":
             model = Recommender.train(parts.train, "multvae", None, {"matmul": job["matmul"]}, parts.valid).model
         else:
@@ -152,7 +152,7 @@ def measure_palate(what: str, folder: Path, job: dict[str, Any]) -> None:
     if what == "multvae":
         seconds = min(epoch.seconds for epoch in MultVAE(wide, data.spec).fit(data, training))
     else:
-        ials = IALSConfig(dim=job["dim"], iterations=job["iterations"])
+        ials = IALSConfig(dim=job["dim"], alpha=1.0, reg=0.4, iterations=job["iterations"])
         model = EASE(EASEConfig(reg=job["reg"]), data.spec) if what == "ease" else IALS(ials, data.spec)
         start = time.perf_counter()
         model.fit(data)

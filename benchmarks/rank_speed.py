@@ -19,9 +19,9 @@ from torch import Tensor
 
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.ragged import Ragged
-from palate.evaluation.rank import rank
 from palate.models.base import Model
-from palate.training.loop import Epoch, Job
+from palate.ranking.topk import rank
+from palate.training.loop import Epoch, TrainRun
 
 
 class Factors(Model):
@@ -37,7 +37,7 @@ class Factors(Model):
         self.register_buffer("p", torch.randn(spec.n_users, config.dim, generator=generator))
         self.register_buffer("q", torch.randn(spec.n_items, config.dim, generator=generator))
 
-    def _fit(self, data: Dataset, job: Job) -> list[Epoch]:
+    def _fit(self, data: Dataset, job: TrainRun) -> list[Epoch]:
         return []
 
     def _score(self, queries: Queries) -> Tensor:

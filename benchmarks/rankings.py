@@ -31,15 +31,15 @@ from palate.evaluation.compare import compare
 from palate.evaluation.evaluate import Evaluation, Validator, evaluate
 from palate.evaluation.protocols import Prepared, prepare
 from palate.models import MODELS
-from palate.models.cdae import CDAEConfig
-from palate.models.ease import EASEConfig, EDLAEConfig
-from palate.models.ials import IALSConfig
-from palate.models.knn import KNNConfig
-from palate.models.mf import MFConfig
-from palate.models.multvae import MultDAEConfig, MultVAEConfig
-from palate.models.ncf import GMFConfig, NeuMFConfig
-from palate.models.popularity import PopularityConfig
-from palate.models.recvae import RecVAEConfig
+from palate.models.autoencoders.cdae import CDAEConfig
+from palate.models.autoencoders.multvae import MultDAEConfig, MultVAEConfig
+from palate.models.autoencoders.recvae import RecVAEConfig
+from palate.models.baselines.popularity import PopularityConfig
+from palate.models.linear.ease import EASEConfig, EDLAEConfig
+from palate.models.mf.ials import IALSConfig
+from palate.models.mf.mf import MFConfig
+from palate.models.ncf.ncf import GMFConfig, NeuMFConfig
+from palate.models.neighbours.knn import ItemKNNConfig
 
 Choice = tuple[Any, Training]
 PLAIN = Training()
@@ -55,26 +55,26 @@ def ncf(lr: float, decay: float, batch: int = 2048) -> Training:
     return Training(epochs=60, batch_size=batch, lr=lr, weight_decay=decay, patience=5)
 
 
-def closed(eases: Sequence[float], alphas: Sequence[float], dim: int, knn: int) -> dict[str, list[Choice]]:
+def closed(eases: Sequence[float], ials: Sequence[tuple[float, float]], dim: int, knn: int) -> dict[str, list[Choice]]:
     """Settings of each model without gradient steps."""
     return {
         "popularity": [(PopularityConfig(), PLAIN)],
-        "itemknn": [(KNNConfig(k=knn, weighting=w), PLAIN) for w in ("cosine", "tfidf", "bm25")],
+        "itemknn": [(ItemKNNConfig(k=knn, shrink=10.0, weighting=w), PLAIN) for w in ("cosine", "tfidf", "bm25")],
         "ease": [(EASEConfig(reg=reg), PLAIN) for reg in eases],
         "edlae": [(EDLAEConfig(reg=reg / 3, dropout=0.3), PLAIN) for reg in eases],
-        "ials": [(IALSConfig(dim=dim, alpha=alpha, reg=0.01), PLAIN) for alpha in alphas],
+        "ials": [(IALSConfig(dim=dim, alpha=alpha, reg=reg), PLAIN) for alpha, reg in ials],
     }
 
 
 RECVAE = ((0.5, 256, 5e-4), (0.6, 64, 1e-3))
-ML_1M = closed((150.0, 300.0, 600.0), (0.1, 0.2, 0.4), 128, 100) | {
+ML_1M = closed((150.0, 300.0, 600.0), ((0.65, 0.27), (1.3, 0.48), (2.6, 0.9)), 128, 100) | {
     "multdae": [(MultDAEConfig(dropout=d), auto(60, 256, 1e-3, patience=5)) for d in (0.5, 0.7)],
     "multvae": [(MultVAEConfig(beta=b), auto(100, 512, 3e-3)) for b in (0.2, 0.5)],
     "recvae": [(RecVAEConfig(gamma=0.0035, dropout=d), auto(40, n, lr, patience=5)) for d, n, lr in RECVAE],
     "neumf": [(NeuMFConfig(dim=64, loss="bce"), ncf(2e-3, w)) for w in (0.3, 0.6)],
     "mf": [(MFConfig(dim=64, negatives=8, reg=r), ncf(3e-3, 0.0, 8192)) for r in (0.001, 0.003, 0.01)],
 }
-ML_100K = closed((100.0, 200.0, 400.0), (0.2, 0.5, 1.0), 32, 100) | {
+ML_100K = closed((100.0, 200.0, 400.0), ((0.9, 0.2), (2.2, 0.42), (4.4, 0.8)), 32, 100) | {
     "multdae": [(MultDAEConfig(dropout=d), auto(150, 64, 1e-3, w)) for d, w in ((0.5, 0.0), (0.5, 1e-2), (0.7, 0.0))],
     "multvae": [(MultVAEConfig(dim=d), auto(100, 512, lr)) for d, lr in ((64, 3e-3), (64, 2e-3), (32, 3e-3))],
     "recvae": [(RecVAEConfig(gamma=g), auto(100, 128, 5e-4)) for g in (0.002, 0.0035, 0.005)],
@@ -83,7 +83,7 @@ ML_100K = closed((100.0, 200.0, 400.0), (0.2, 0.5, 1.0), 32, 100) | {
     "neumf": [(NeuMFConfig(dim=64, loss="bce", dropout=0.1), ncf(5e-3, w, 1024)) for w in (0.1, 0.3, 1.0)],
     "mf": [(MFConfig(dim=64, negatives=8, reg=r), ncf(5e-3, 0.0)) for r in (0.003, 0.01, 0.03)],
 }
-LASTFM = closed((50.0, 150.0, 400.0), (0.02, 0.06, 0.2), 128, 200) | {
+LASTFM = closed((50.0, 150.0, 400.0), ((0.4, 0.14), (1.2, 0.4), (4.0, 1.3)), 128, 200) | {
     "mf": [(MFConfig(loss="bpr", dim=64, negatives=4, reg=r), ncf(5e-3, 0.0)) for r in (0.003, 0.01, 0.03)],
     "multdae": [(MultDAEConfig(dropout=d), auto(100, 64, 1e-3, w)) for d, w in ((0.5, 0.0), (0.5, 1e-2), (0.7, 0.0))],
     "multvae": [(MultVAEConfig(beta=b), auto(100, 512, 3e-3)) for b in (0.1, 0.2, 0.5)],

@@ -30,16 +30,17 @@ from common import real_data, student, write_result
 from palate.config import Training
 from palate.data.dataset import Dataset
 from palate.evaluation.evaluate import Validator
+from palate.evaluation.measure import predicted_ratings
 from palate.evaluation.protocol import Protocol, fingerprint
 from palate.models import MODELS
-from palate.models.autorec import AutoRecConfig
-from palate.models.bayes_mf import BayesMFConfig
-from palate.models.bias import BiasConfig
-from palate.models.mf import MFConfig
-from palate.models.ncf import NeuMFConfig
-from palate.models.simplex import least_squares
-from palate.models.sparsefc import SparseFCConfig
-from palate.models.svdpp import SVDppConfig
+from palate.models.autoencoders.autorec import AutoRecConfig
+from palate.models.autoencoders.sparsefc import SparseFCConfig
+from palate.models.baselines.bias import BiasConfig
+from palate.models.hybrid.simplex import least_squares
+from palate.models.mf.bayes_mf import BayesMFConfig
+from palate.models.mf.mf import MFConfig
+from palate.models.mf.svdpp import SVDppConfig
+from palate.models.ncf.ncf import NeuMFConfig
 
 ADAGRAD = Training(epochs=100, batch_size=512, lr=0.05, optimizer="adagrad", embeddings="rowwise", patience=4)
 NEUMF = Training(epochs=40, batch_size=512, lr=2e-3, weight_decay=1.0, patience=4)
@@ -91,7 +92,7 @@ def ml_100k(_: int, fold: int) -> tuple[Dataset, Dataset]:
     """Train and test of a published fold."""
     table = pl.read_parquet(real_data("ml-100k") / "ratings.parquet")
     data = Dataset.from_frame(table.drop("u_fold"), rating_scale=(1.0, 5.0))
-    parts = data.split("given", parts=table.select("user_id", "item_id", "u_fold"), fold=fold, valid=0.0)
+    parts = data.split("predefined", parts=table.select("user_id", "item_id", "u_fold"), fold=fold, valid=0.0)
     return parts.train, parts.test
 
 
@@ -120,7 +121,7 @@ def predictions(model: Any, part: Dataset) -> np.ndarray:
     place, item = part.histories.positions(rows).numpy(), part.histories.take(rows)
     known = torch.where(item.values < model.spec.n_items, item.values, -1)
     time_P = None if part.timestamp is None else torch.from_numpy(part.timestamp[place])
-    return model.predict(part.queries(users, model.spec), known, item.row_of_value, time_P).numpy()
+    return predicted_ratings(model, part.queries(users, model.spec), known, item.row_of_value, time_P).numpy()
 
 
 def ratings(part: Dataset) -> np.ndarray:

@@ -18,9 +18,9 @@ from common import real_data, write_result
 
 from palate.config import Training
 from palate.data.dataset import Dataset
-from palate.data.parts import Split
+from palate.data.splits.build import Split
 from palate.evaluation.evaluate import Validator
-from palate.models.ncf import NeuMF, NeuMFConfig
+from palate.models.ncf.ncf import NeuMF, NeuMFConfig
 
 PLAIN = Training(epochs=25, batch_size=512, lr=2e-3, weight_decay=0.0, patience=0)
 DECAY = replace(PLAIN, weight_decay=1.0)

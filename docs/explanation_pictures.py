@@ -1,4 +1,4 @@
-"""Makes the pictures of explanations.md in docs/images, from made-up films with drawn posters.
+"""Draws the pictures of explanations.md in docs/images, from invented films with generated posters.
 
 python docs/explanation_pictures.py
 """
@@ -20,11 +20,11 @@ from palate.config import Training
 from palate.data.dataset import Dataset
 from palate.explanation import plots
 from palate.explanation.explain import explain
-from palate.explanation.sides import word
+from palate.explanation.maskable_features import word
 from palate.models import MODELS
 from palate.models.base import Model
 
-FILMS, PEOPLE = 120, 300
+FILMS, USERS = 120, 300
 GENRES = {
     "crime": "heist casino detective robber vault getaway",
     "horror": "ghost castle curse midnight scream cellar",
@@ -51,7 +51,7 @@ ADJECTIVES = [
 
 
 def poster(genre: str, rng: np.random.Generator) -> bytes:
-    """Sky and ground in chance colours, and one thing that tells the genre somewhere in the picture."""
+    """Sky and ground in random colours, and one shape at a random place that shows the genre."""
     sky, ground = (tuple(int(v) for v in rng.integers(60, 200, 3)) for _ in range(2))
     image = Image.new("RGB", (96, 144), sky)
     draw = ImageDraw.Draw(image)
@@ -85,24 +85,24 @@ def poster(genre: str, rng: np.random.Generator) -> bytes:
 
 
 def films() -> Dataset:
-    """People of one genre each, who also see a few others."""
+    """Users who mostly watch films of one genre."""
     rng = np.random.default_rng(5)
     names = list(GENRES)
     genre = [names[i % 4] for i in range(FILMS)]
-    words = [GENRES[g].split() for g in genre]
-    told = [rng.choice(w, 4, replace=False).tolist() for w in words]
-    titles = [f"The {ADJECTIVES[int(rng.integers(12))]} {t[0].title()}" for t in told]
+    vocabulary = [GENRES[g].split() for g in genre]
+    chosen = [rng.choice(w, 4, replace=False).tolist() for w in vocabulary]
+    titles = [f"The {ADJECTIVES[int(rng.integers(12))]} {words[0].title()}" for words in chosen]
     table = pl.DataFrame(
         {
             "item_id": list(range(FILMS)),
             "title": titles,
             "genre": genre,
-            "plot": [PLOT.format(*t) for t in told],
+            "plot": [PLOT.format(*words) for words in chosen],
             "poster": [poster(g, rng) for g in genre],
         }
     )
     rows = []
-    for user in range(PEOPLE):
+    for user in range(USERS):
         mine, others = (np.flatnonzero((np.arange(FILMS) % 4 == user % 4) == own) for own in (True, False))
         rows += [(user, int(i)) for i in rng.choice(mine, 12, replace=False)]
         rows += [(user, int(i)) for i in rng.choice(others, 6, replace=False)]
@@ -111,7 +111,7 @@ def films() -> Dataset:
 
 
 def fitted(data: Dataset, name: str, epochs: int, batch_size: int, **config: Any) -> Model:
-    """A trained model."""
+    """A model, trained on the data."""
     kind = MODELS[name]
     model = kind(kind.Config(**config), kind.spec_of(data))
     model.fit(data, Training(epochs=epochs, batch_size=batch_size, lr=0.005))
@@ -119,27 +119,27 @@ def fitted(data: Dataset, name: str, epochs: int, batch_size: int, **config: Any
 
 
 def main() -> None:
-    """Train three small models and draw."""
+    """Train three small models, and draw an explanation of each."""
     folder = Path(__file__).parent / "images"
     data = films()
-    asked = np.array([0])
+    user = np.array([0])
     item = next(i for i in range(24, FILMS, 4) if i not in data.histories[0].tolist())
     history = fitted(data, "multvae", 60, 32, hidden=64, dim=32)
-    told = explain(history, data, data.queries(asked, history.spec), item)
-    (folder / "explanation-bars.png").write_bytes(plots.bars(told, 10))
+    found = explain(history, data, data.queries(user, history.spec), item, "shap")
+    (folder / "explanation-bars.png").write_bytes(plots.bars(found, 10))
 
     reader = fitted(data, "text-cnn", 15, 32, dim=32, text="bag")
     assert reader.spec.item_features is not None
-    told = explain(reader, data, data.queries(asked, reader.spec), item, "shap", kinds=["word"])
+    found = explain(reader, data, data.queries(user, reader.spec), item, "shap", kinds=["word"])
     [column] = reader.spec.item_features.of("text")
     row = data.encoded_items(reader.spec.item_features).take(torch.tensor([item]))
     tokens = [word(column, token) for token in row.text["plot"].values.tolist()]
-    (folder / "explanation-words.png").write_bytes(plots.shaded(told, tokens, "plot"))
+    (folder / "explanation-words.png").write_bytes(plots.shaded(found, tokens, "plot"))
 
     viewer = fitted(data, "image-cnn", 6, 32, dim=32, augment=False)
-    told = explain(viewer, data, data.queries(asked, viewer.spec), item, "shap", kinds=["region"])
+    found = explain(viewer, data, data.queries(user, viewer.spec), item, "shap", kinds=["region"])
     image = row.images["poster"]
-    (folder / "explanation-regions.png").write_bytes(plots.heat_map(told, image.pixels[int(image.row[0])], "poster"))
+    (folder / "explanation-regions.png").write_bytes(plots.heat_map(found, image.pixels[int(image.row[0])], "poster"))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Fills the documentation's tables from the code when the site is built, so that they cannot fall behind it.
+"""Fills the tables of the documentation from the code when the site is built, so that they are always up to date.
 
 A line `<!-- table: MODELS -->` becomes the table of a dict, `<!-- modules: palate.data -->` the reference of a folder.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import palate
 DICTS = {
     "MODELS": "palate.models",
     "METRICS": "palate.evaluation.metrics",
-    "SPLITS": "palate.data.split",
+    "SPLITS": "palate.data.splits",
     "SOURCES": "palate.data.sources",
     "PROTOCOLS": "palate.evaluation.protocols",
     "EXPLAINERS": "palate.explanation",
@@ -28,7 +29,7 @@ MORE = {
     "METRICS": ["cut-off", "better"],
     "PROTOCOLS": ["as in", "first metrics"],
 }
-"""The further columns of a table; `more` fills them."""
+"""Additional columns of a table; `more` fills them."""
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -46,14 +47,15 @@ def table(name: str) -> str:
 
 
 def headline(entry: Any) -> str:
-    """What an entry says of itself, in a line."""
-    said = getattr(entry, "help", None) or getattr(entry, "what", None) or inspect.getdoc(entry) or ""
+    """The description of an entry, in one line."""
+    attributes = (getattr(entry, name, None) for name in ("help", "what", "description"))
+    said = next(filter(None, attributes), None) or inspect.getdoc(entry) or ""
     line = said.partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
     return line[:1].upper() + line[1:]
 
 
 def more(name: str, entry: Any) -> list[str]:
-    """The further columns of a table."""
+    """The cells of the additional columns."""
     if name == "MODELS":
         return [words(entry.needs), words(entry.answers)]
     if name == "PROTOCOLS":
@@ -62,13 +64,24 @@ def more(name: str, entry: Any) -> list[str]:
 
 
 def words(names: frozenset[str]) -> str:
-    """A set in a fixed order."""
+    """The names of a set, in alphabetical order."""
     return ", ".join(sorted(names))
 
 
 def reference(package: str) -> Iterator[str]:
-    """One block of reference for each module of a folder, private ones apart."""
-    folder = Path(palate.__file__).parent.joinpath(*package.split(".")[1:])
-    for path in sorted(folder.glob("*.py")):
-        if not path.stem.startswith("_"):
-            yield f"::: {package}.{path.stem}"
+    """One block of reference for each module of a folder and of the folders in it, private ones apart."""
+    source = Path(palate.__file__).parent
+    for path in sorted(source.joinpath(*package.split(".")[1:]).rglob("*.py")):
+        if path.stem == "__init__" and not defines_public_names(path):
+            continue
+        parts = path.relative_to(source).with_suffix("").parts
+        name = ".".join(["palate", *parts]).removesuffix(".__init__")
+        if not any(part.startswith("_") for part in name.split(".")):
+            yield f"::: {name}"
+
+
+def defines_public_names(path: Path) -> bool:
+    """Whether a file defines a public class or function, and does not only import them."""
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return any(isinstance(node, kinds) and not node.name.startswith("_") for node in body)

@@ -1,4 +1,4 @@
-"""Step 1: the least a model can be. It predicts the same number for every user and item."""
+"""Step 1: the smallest possible model. It predicts the same rating for every user and item."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from palate.data.dataset import Dataset, Queries
 from palate.models.base import Model
-from palate.training.job import Epoch, Job
+from palate.training.train_run import Epoch, TrainRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,17 +17,17 @@ class ConstantConfig:
     """Settings of `constant`."""
 
     value: float = 3.0
-    """The prediction."""
+    """The predicted rating."""
 
 
 class Constant(Model):
     """score(u, i) = value"""
 
     Config = ConstantConfig
-    answers = frozenset({"known_user", "history", "rating"})  # scores are in rating units
+    answers = frozenset({"known_user", "history", "rating"})  # "rating": scores are in rating units
 
-    def _fit(self, data: Dataset, job: Job) -> list[Epoch]:
-        return []  # one record for each epoch; there is none
+    def _fit(self, data: Dataset, job: TrainRun) -> list[Epoch]:
+        return []  # one record for each epoch; nothing is trained here
 
     def _score(self, queries: Queries) -> Tensor:
         return torch.full((len(queries), self.spec.n_items), self.config.value)

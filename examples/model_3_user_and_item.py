@@ -1,4 +1,4 @@
-"""Step 3: a model that is trained. It names its parameters, its batches and its loss; the loop does the rest."""
+"""Step 3: a model trained by gradient steps. It defines parameters, batches and a loss; the loop does the rest."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from palate.config import check
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.models.base import GradientModel
 from palate.training.batches import Pairs, pairs
+from palate.training.loop import FitContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class UserAndItemConfig:
     """Settings of `user-and-item`."""
 
     init: float = 0.01
-    """Standard deviation of the first weights."""
+    """Standard deviation of the initial weights."""
 
     def __post_init__(self) -> None:
         check(self, init=self.init > 0)
@@ -32,8 +33,8 @@ class UserAndItem(GradientModel):
 
     Config = UserAndItemConfig
     needs = frozenset({"interactions", "rating"})
-    answers = frozenset({"known_user", "rating"})  # a history alone tells it nothing
-
+    answers = frozenset({"known_user", "rating"})  # it does not read histories
+    loss_name = "squared error per rating"
     mean: Tensor
 
     def __init__(self, config: UserAndItemConfig, spec: Spec) -> None:
@@ -42,17 +43,17 @@ class UserAndItem(GradientModel):
         self.user = nn.Embedding(spec.n_users, 1)
         self.item = nn.Embedding(spec.n_items, 1)
 
-    def start(self, data: Dataset) -> None:
-        """Called once, before the first epoch."""
+    def init_from_data(self, data: Dataset) -> None:
+        """Draw initial weights; called once, before the first epoch."""
         self.mean.fill_(float(np.mean(data.rating, dtype=np.float64)))
         for table in (self.user, self.item):
             nn.init.normal_(table.weight, std=self.config.init)
 
-    def batches(self, data: Dataset, rng: torch.Generator, size: int) -> Iterator[Pairs]:
+    def batches(self, context: FitContext, rng: torch.Generator, size: int) -> Iterator[Pairs]:
         """All ratings once, in an order that `rng` decides."""
-        return pairs(data, rng, size)
+        return pairs(context.data, rng, size)
 
-    def loss(self, batch: Pairs) -> Tensor:
+    def loss(self, batch: Pairs, context: FitContext) -> Tensor:
         """Mean squared error."""
         score_P = self.mean + (self.user(batch.user) + self.item(batch.item)).squeeze(1)
         return mse_loss(score_P, batch.rating)

@@ -13,17 +13,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
 
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
+
+import typecheck  # noqa: E402
 
 # All of palate but its command line, which gives functions the signatures of the models' settings.
 rooms = {f"palate.{path.stem}" for path in (ROOT / "src/palate").iterdir() if not path.name.startswith(("_", "cli"))}
-install_import_hook(sorted(rooms), "typecheck.check")
+jaxtyping.jaxtyped = typecheck.jaxtyped  # type: ignore[assignment]
+jaxtyping.install_import_hook(sorted(rooms), "typecheck.check")
 torch.set_num_threads(1)
 settings.register_profile("palate", derandomize=True, deadline=None, max_examples=50, database=None)
 settings.load_profile("palate")
+
+
+def pytest_runtest_setup() -> None:
+    """Types are checked anew in each test."""
+    typecheck.test_number += 1
 
 
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from palate.data.dataset import Dataset
-from palate.data.parts import Split
+from palate.data.splits.build import Split
 from palate.testing import planted
 
 COLOURS = ((200, 60, 60), (60, 200, 60), (60, 60, 200), (200, 200, 60))
@@ -18,6 +18,11 @@ COLOURS = ((200, 60, 60), (60, 200, 60), (60, 60, 200), (200, 200, 60))
 
 @cache
 def pictured(shuffled: bool = False) -> Split:
+    """As `make_pictured`, the same object for each caller, with what was encoded of it."""
+    return make_pictured(shuffled)
+
+
+def make_pictured(shuffled: bool = False) -> Split:
     """`planted()` with a column `poster`: 12 x 16 noise on the topic's colour.
 
     Args:

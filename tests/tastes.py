@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from palate.data.dataset import Dataset, Queries, Spec
-from palate.data.encoded import Encoded
-from palate.data.split import Split
+from palate.data.features.schema import FeatureBatch
+from palate.data.splits import Split
 from palate.models.base import Model
-from palate.training.loop import Epoch, Job
+from palate.training.loop import Epoch, TrainRun
 
 GENRES = ("comedy", "drama", "horror", "western")
 
@@ -41,7 +41,7 @@ class Tastes(Model):
         self.register_buffer("rows", torch.zeros(spec.n_items, self.genres))
         self.register_buffer("clubs", torch.zeros(clubs, self.genres))
 
-    def _fit(self, data: Dataset, job: Job) -> list[Epoch]:
+    def _fit(self, data: Dataset, job: TrainRun) -> list[Epoch]:
         assert self.spec.item_features is not None
         self.rows.copy_(self._new_items(data.encoded_items(self.spec.item_features))["rows"])
         if self.spec.user_features is not None:
@@ -52,7 +52,7 @@ class Tastes(Model):
             self.clubs.copy_(normalize(self.clubs, p=1))
         return []
 
-    def _new_items(self, features: Encoded) -> dict[str, Tensor]:
+    def _new_items(self, features: FeatureBatch) -> dict[str, Tensor]:
         known = one_hot(features.categories[:, 0], self.genres).float()
         known[:, 0] = 0
         return {"rows": known}

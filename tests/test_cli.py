@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,15 +23,16 @@ import pytest
 from cyclopts import App
 
 from palate.cli import COMMANDS as NAMES
-from palate.cli import app, main
+from palate.cli import app, main, suggested, with_flags
 from palate.cli.show import short, table
 from palate.config import to_dict
 from palate.data.dataset import Dataset
-from palate.data.synthetic import synthetic
+from palate.data.sources.synthetic import synthetic
 from palate.evaluation.protocols import PROTOCOLS, prepare
 from palate.models import MODELS
-from palate.models.mf import MF
-from palate.recommender import Recommender
+from palate.models.mf.mf import MF
+from palate.recommender.model_factory import uses_training
+from palate.recommender.recommender import Recommender
 from test_artifact import files_no_larger_than
 
 FLAGS = Path(__file__).with_name("cli_flags.txt")
@@ -58,7 +60,7 @@ def palate(*words: str | Path) -> Done:
 def commands(group: App = app, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Every command, as the words after `palate`."""
     inner = [name for name in group if not name.startswith("-")]
-    if not inner:
+    if not inner or group.default_command is not None:
         yield words
     for name in inner:
         yield from commands(group[name], (*words, name))
@@ -77,13 +79,18 @@ COMMANDS = list(commands())
 
 
 def listed() -> str:
-    """All flags, one a line; those that every model's training has stand under `train *`."""
+    """All flags, one a line; those of all models under `train *`, those of gradient steps under `train GRADIENT`."""
     found = {" ".join(words): [names for names, _ in flags(words)] for words in COMMANDS}
     trains = [names for words, names in found.items() if words.startswith("train ")]
     common = [name for name in trains[0] if all(name in names for names in trains)]
+    steps = [name for name in found["train mf"] if name.startswith("--training.")]
     for words, names in found.items():
-        found[words] = [name for name in names if not (words.startswith("train ") and name in common)]
-    return "".join(f"{words}: {name}\n" for words, names in {**found, "train *": common}.items() for name in names)
+        if words.startswith("train "):
+            trained = uses_training(MODELS[words.split()[1]])
+            assert [name for name in names if name in steps] == (steps if trained else [])
+            found[words] = [name for name in names if name not in common + steps]
+    found |= {"train *": common, "train GRADIENT": steps}
+    return "".join(f"{words}: {name}\n" for words, names in found.items() for name in names)
 
 
 def test_the_commands() -> None:
@@ -112,7 +119,7 @@ def test_no_flag_comes_or_goes_by_accident() -> None:
 
 def test_every_shared_flag_is_on_the_page() -> None:
     page = (FLAGS.parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
-    ours = ("demo", "data", "train *", "evaluate", "recommend", "similar")
+    ours = ("demo", "data", "train *", "train GRADIENT", "evaluate", "recommend", "similar")
     shared = {
         flag for line in listed().splitlines() if line.startswith(ours) for flag in re.findall(r" (--?[\w.-]+)", line)
     }
@@ -145,6 +152,7 @@ COLUMNS = ["--user-id", "kunde", "--item-id", "film", "--rating", "sterne", "--t
 def run(shop: Path) -> Path:
     """A trained NeuMF on these tables."""
     words = ["train", "neumf", shop / "noten.csv", "--items", shop / "filme.csv", *COLUMNS, "--out", shop / "run"]
+    words += ["--split", "temporal", "--loss", "joint"]
     done = palate(*words, "--dim", "4", "--mlp-dim", "4", "--layers", "8", "4", "--seed", "3", *QUICK)
     assert done.code == 0, done.err
     assert "noten.csv: 1,500 interactions" in done.out
@@ -204,7 +212,7 @@ def test_recommend_for_a_history_as_json_and_csv(run: Path) -> None:
 def test_similar(run: Path) -> None:
     item = Recommender.load(run).data.items.ids[0]
     done = palate("similar", run, "--item", item, "-k", "2")
-    assert re.match(rf"like {item} \(\w.*\): route item_vectors\nrank", done.out)
+    assert re.match(rf"similar to {item} \(\w.*\): route item_vectors\nrank", done.out)
     rows = json.loads(palate("similar", run, "--item", item, "--json").out)
     assert [row["rank"] for row in rows] == list(range(1, 11))
     assert {row["of"] for row in rows} == {item}
@@ -224,7 +232,7 @@ def test_a_flag_goes_before_the_file_and_the_file_before_the_default(tmp_path: P
     assert done.code == 0, done.err
     found = Recommender.load(tmp_path / "run")
     assert (found.model.config.dim, found.training.lr, found.training.epochs, found.training.seed) == (2, 0.25, 1, 9)
-    assert found.training.batch_size == MF.recipe.batch_size
+    assert found.training.batch_size == MF.default_training.batch_size
     kept = json.loads((tmp_path / "run" / "train.json").read_text())
     assert kept["training"] == to_dict(found.training)
     assert len(found.data) == 1000
@@ -267,10 +275,10 @@ def test_a_run_under_given_candidates_needs_their_file_once_more(tmp_path: Path)
     file = rows.sort("timestamp").group_by("user_id").agg(pl.last("item_id")).sort("user_id")
     file.with_columns(negatives=pl.lit(rows["item_id"].unique().to_list())).write_parquet(tmp_path / "lists.parquet")
     words = ["train", "popularity", tmp_path / "rows.csv", "--protocol", "ncf", "--out", tmp_path / "run"]
-    assert "give the file of held-out rows and candidates" in palate(*words).err
+    assert "the file of held-out rows and candidates is missing; pass --given" in palate(*words).err
     done = palate(*words, "--given", tmp_path / "lists.parquet")
     assert done.code == 0, done.err
-    assert "name their file: --given FILE" in palate("evaluate", tmp_path / "run").err
+    assert "uses given candidates; name their file: --given FILE" in palate("evaluate", tmp_path / "run").err
     test = palate("evaluate", tmp_path / "run", "--given", tmp_path / "lists.parquet")
     valid = palate("evaluate", tmp_path / "run", "--part", "valid")
     for judged in (test, valid):
@@ -292,7 +300,8 @@ def test_data_protocols() -> None:
             "3 faults\n  - unknown setting 'dmi'; did you mean 'dim'?\n  - unknown setting 'training.epoch'; did you "
             "mean 'training.epochs'?\n  - unknown setting 'user_di'; did you mean 'user_id'?",
         ),
-        ("mine.json", '{"dim": 0}', "dim = 0 is out of range"),
+        ("mine.json", '{"dim": 0}', "--dim 0 is out of range"),
+        ("mine.json", '{"dim": 2.9}', "--dim 2.9 is not a whole number"),
         ("mine.json", '{"dim": "many"}', 'unable to convert "many" into int'),
         ("mine.json", "{", "mine.json cannot be read"),
         ("mine.json", "[1]", "must hold settings by name, not list"),
@@ -313,12 +322,26 @@ WRONG = [
     ("train neumff x --out run", "neumf"),
     ("train neumf synthetic-1000 --out run --dmi 3", "--dim"),
     ("train neumf synthetic-1000", "--out"),
-    ("train neumf synthetic-1000 --out run --dim 0", "dim = 0 is out of range"),
-    ("train neumf synthetic-1000 --out run --training.lr -1", "lr = -1.0 is out of range"),
+    ("train neumf synthetic-1000 --out run --dim 0", "--dim 0 is out of range"),
+    ("train neumf synthetic-1000 --out run --training.lr -1", "--training.lr -1.0 is out of range"),
     ("train neumf synthetic-1000 --out run --split tempral", "there is no split 'tempral'"),
-    ("train neumf synthetic-1000 --out run --split leave-last-out --valid 0.5", "so a whole number"),
-    ("train neumf synthetic-1000 --out run --test 0.9 --valid 0.2", "leave nothing to train on"),
-    ("train neumf synthetic-1000 --out run --user-id x", "leave out the options"),
+    (
+        "train neumf synthetic-1000 --out run --split leave-last-out --valid 0.5",
+        "--valid 0.5: the split 'leave-last-out' expects a whole number of rows",
+    ),
+    (
+        "train neumf synthetic-1000 --out run --test 0.9 --valid 0.2",
+        "--valid 0.2 and --test 0.9 leave nothing for train",
+    ),
+    ("train neumf synthetic-1000 --out run --user-id x", "leave out --user-id"),
+    ("train neumf synthetic-1000 --out run --dim 2.9", "--dim 2.9 is not a whole number"),
+    (
+        "train neumf synthetic-1000 --out run --split none --valid 0.2",
+        "--split none holds nothing out; leave out --valid",
+    ),
+    ("train ease synthetic-1000 --out run --training.epochs 3", "--training.epochs"),
+    ("train neumf synthetic-1000 --out run --items-id x", "leave out --items-id"),
+    ("train neumf header.csv --out run --title x", "--title describes a table that is not given"),
     ("train neumf movielens100k --out run", "did you mean 'movielens-100k'"),
     ("train neumf no.csv --out run", "no.csv"),
     ("train neumf synthetic-1000 --out full", "is not an artifact; nothing was written"),
@@ -327,14 +350,25 @@ WRONG = [
     ("train neumf header.csv --out run", "no rows"),
     ("recommend gone --user 1", "there is no such folder"),
     ("recommend full --user 1", "not an artifact"),
-    ("recommend RUN", "give either --user ID, or --history ID,ID or --features FILE"),
-    ("recommend RUN --user 0001 --history 0001", "give either --user ID, or --history ID,ID or --features FILE"),
-    ("recommend RUN --user nobody", "unknown user 'nobody'"),
+    ("recommend RUN", "say whom to recommend to: --user ID, --history ID,ID, --features FILE or --all --out FILE"),
+    ("recommend RUN --user 0000 --user 0001 --history 0001", "1 histories do not match 2 users"),
+    ("recommend RUN --user 0001 --user 0001", "--user 0001 is given twice"),
+    ("recommend RUN --user 0001 --json --csv", "--json and --csv exclude each other"),
+    ("recommend RUN --user 0001 --raw", "--raw goes with --csv"),
+    ("recommend RUN --history 0001 --unknown popularity", "--unknown popularity goes with --user"),
+    ("explain RUN --global --item 0001", "--item: not used for --global"),
+    ("explain RUN --user 0001 --item 0002 --users 5", "--users: not used for one user"),
+    ("explain RUN --user 0001 --item 0002 --counterfactual --method lime", "--method: not used for --counterfactual"),
+    ("fidelity RUN --rating sterne", "--rating describe DATA; name it: palate fidelity"),
+    ("recommend RUN --user 0001 -k 2.5", "-k 2.5 is not a whole number"),
+    ("recommend RUN --user nobody", "unknown user 'nobody': not among the"),
     ("recommend RUN --history 0001,nothing", "unknown item 'nothing'"),
-    ("recommend RUN --user 0001 -k 0", "k = 0 is out of range"),
+    ("recommend RUN --user 0001 -k 0", "-k 0 is out of range"),
     ("similar RUN --item nothing", "unknown item 'nothing'"),
     ("evaluate RUN --metric ndgc@10", "did you mean 'ndcg'"),
-    ("evaluate RUN synthetic-1000 --candidates new", "--candidates tells apart the items of a held-out part"),
+    ("evaluate RUN synthetic-1000 --candidates new", "--candidates describe the held-out part; leave out DATA"),
+    ("evaluate RUN --rating sterne", "--rating describe DATA; name it: palate evaluate"),
+    ("evaluate RUN --given lists.csv", "--given goes with the test part of a run under the protocol ncf"),
     ("data fetch movielens-100", "did you mean 'movielens-100k'"),
     ("data inspect no.csv", "no.csv"),
 ]
@@ -387,8 +421,134 @@ def test_who_has_everything_is_told_so(tmp_path: Path) -> None:
     assert "user 1: nothing to recommend: all 2 items are in the history (--include-seen lists them too)" in done.out
     assert re.search(r"user 2: route known_user\nrank  item_id   score\n   1  b        2\.0000\n", done.out)
     assert json.loads(palate("recommend", tmp_path / "run", "--user", "1", "--json").out) == []
+    every = palate("recommend", tmp_path / "run", "--user", "1", "--include-seen", "--exclude", "a", "--exclude", "b")
+    assert "user 1: nothing to recommend: all 2 items are excluded by --exclude" in every.out
     alone = palate("similar", tmp_path / "run", "--item", "a")
     assert "route co_occurrence" in alone.out
+
+
+@pytest.fixture(scope="module")
+def odd_ids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, in a folder with a space, whose ids begin with a dash, hold commas and terminal escapes."""
+    folder = tmp_path_factory.mktemp("odd ids")
+    items = ["-1", "a,b", "=SUM(A1)", "\x1b[31mred", "e", "f"]
+    rows = [(f"--u{u}", items[(u + n) % 6]) for u in range(6) for n in range(3)]
+    pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row").write_csv(folder / "rows.csv")
+    done = palate("train", "popularity", folder / "rows.csv", "--split", "none", "--out", folder / "my run")
+    assert done.code == 0, done.err
+    (folder / "suggested").write_text(done.out.splitlines()[-1])
+    return folder / "my run"
+
+
+def test_a_command_that_is_suggested_runs_as_printed(odd_ids: Path) -> None:
+    words = shlex.split((odd_ids.parent / "suggested").read_text())
+    assert words[:2] == ["palate", "recommend"]
+    done = palate(*words[1:])
+    assert done.code == 0, done.err
+    assert "user --u0: route known_user" in done.out
+
+
+def test_ids_may_begin_with_a_dash_and_hold_commas(odd_ids: Path) -> None:
+    for words in (["--user", "--u1"], ["--user=--u1"]):
+        assert "user --u1: route known_user" in palate("recommend", odd_ids, *words).out
+    for line in ("-1,e", "a,b", '"a,b",-1'):
+        assert f"history {line}: route history" in palate("recommend", odd_ids, "--history", line).out
+    assert "-1 (-1): route co_occurrence" in palate("similar", odd_ids, "--item", "-1").out
+    listed = json.loads(palate("recommend", odd_ids, "--history", '"a,b",-1', "--json").out)
+    assert {row["item_id"] for row in listed} == {"=SUM(A1)", "\x1b[31mred", "e", "f"}
+    left = palate("recommend", odd_ids, "--history", "e", "--exclude", "-1", "--exclude", "f", "--json")
+    assert {row["item_id"] for row in json.loads(left.out)} == {"a,b", "=SUM(A1)", "\x1b[31mred"}
+
+
+def test_terminals_and_spreadsheets_get_no_commands(odd_ids: Path) -> None:
+    ask = ["recommend", odd_ids, "--history", "e"]
+    assert "\x1b" not in (shown := palate(*ask).out)
+    assert "\\x1b[31mred" in shown
+    assert "\x1b" not in palate("recommend", odd_ids, "--user", "\x1b[31m").err
+    cells = palate(*ask, "--csv").out
+    assert "'=SUM(A1)" in cells
+    assert "'-1" in cells
+    raw = palate(*ask, "--csv", "--raw").out
+    assert "'" not in raw
+    assert "=SUM(A1)" in raw
+
+
+def test_a_known_user_brings_newer_items(run: Path) -> None:
+    data = Recommender.load(run).data
+    user, items = data.users.ids[0], data.items.ids[:2].to_list()
+    done = palate("recommend", run, "--user", user, "--history", ",".join(items), "--json")
+    assert done.code == 0, done.err
+    rows = json.loads(done.out)
+    assert {row["route"] for row in rows} == {"history"}
+    assert not {row["item_id"] for row in rows} & set(items)
+    shown = palate("recommend", run, "--user", user, "--history", ",".join(items))
+    assert f"user {user} with history {','.join(items)}: route history" in shown.out
+
+
+def test_unknown_users_are_counted_or_get_popularity(run: Path) -> None:
+    ask = ["recommend", run, *(word for n in range(7) for word in ("--user", f"nobody{n}"))]
+    refused = palate(*ask)
+    assert refused.code == 2
+    assert "7 unknown users: 'nobody0', 'nobody1', 'nobody2', 'nobody3', 'nobody4', ...: not among" in refused.err
+    assert "give their items instead, --history; or pass --unknown popularity" in refused.err
+    done = palate(*ask, "--unknown", "popularity", "-k", "1")
+    assert done.code == 0, done.err
+    assert done.out.count("route popularity") == 7
+
+
+def test_evaluating_on_training_rows_is_said_first(run: Path, shop: Path) -> None:
+    first = palate("evaluate", run, shop / "noten.csv", *COLUMNS).out.splitlines()[0]
+    assert re.match(r"1,\d+ of 1,500 rows are in the training data: the model has seen them", first)
+
+
+def test_weights_on_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("user_id,item_id,qty\n1,a,5\n1,b,1\n2,b,1\n")
+    words = ["train", "popularity", tmp_path / "rows.csv", "--split", "none", "--out", tmp_path / "run"]
+    assert "use it as weight: --weight qty" in palate(*words).out
+    for flags, first in ((["--weight", "qty"], "a"), (["--weight", "none"], "b")):
+        assert palate(*words, *flags).code == 0
+        [row] = json.loads(palate("recommend", tmp_path / "run", "--history", "", "-k", "1", "--json").out)
+        assert row["item_id"] == first
+    refused = palate("train", "content-knn", *words[2:], "--weight", "qty")
+    assert refused.code == 2
+    assert "columns=" not in refused.err
+
+
+def test_a_learning_rate_far_too_high_saves_nothing(tmp_path: Path) -> None:
+    words = ["train", "mf", "synthetic-1000", "--training.lr", "1000", "--training.epochs", "2"]
+    done = palate(*words, "--out", tmp_path / "run")
+    assert done.code == 2
+    assert "training diverged: the loss rose from" in done.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("say which: columns={'user_id': 'CustomerNo'}", "say which: --user-id CustomerNo"),
+        ("give columns={'weight': None}", "give --weight none"),
+        ("name it with columns={'item_id': ...}", "name it with --item-id COLUMN"),
+        ("columns={'rating': 'my stars'}", "--rating 'my stars'"),
+        ("give users=, or history=[...] of others", "give --user, or --history of others"),
+        ("needs a table (items=...)", "needs a table (items=...)"),
+        ("k = 0 is out of range", "-k 0 is out of range"),
+        ("lr = -1.0 is out of range", "--training.lr -1.0 is out of range"),
+        ('other = 3 and loss="mse" stay', 'other = 3 and loss="mse" stay'),
+        ("pass unknown='popularity'", "pass --unknown popularity"),
+        ("train on `data.without_weights()`, or", "pass --weight none, or"),
+        ("pass timestamp_format='%m/%d/%Y'", "pass --timestamp-format %m/%d/%Y"),
+        ("separator=, for example separator=' '", "--separator, for example --separator ' '"),
+        ("columns=['user_id', 'item_id'], or has_header=True", "--user-id 0 --item-id 1, or --header"),
+    ],
+)
+def test_messages_name_flags(text: str, said: str) -> None:
+    flags = {"--user", "--history", "-k", "--training.lr", "--unknown", "--timestamp-format", "--separator", "--header"}
+    assert with_flags(text, flags) == said
+
+
+def test_commands_to_type_are_quoted() -> None:
+    assert suggested("evaluate", Path("my run")) == "palate evaluate 'my run'"
+    assert suggested("recommend", "-run", user="-3", k=2) == "palate recommend ./-run --user=-3 --k 2"
 
 
 def test_data_inspect(shop: Path, tmp_path: Path) -> None:
@@ -397,8 +557,13 @@ def test_data_inspect(shop: Path, tmp_path: Path) -> None:
     assert re.search(r"^interactions +1,500$", done.out, re.MULTILINE)
     (tmp_path / "bad.csv").write_text("user_id,item_id,rating\n1,2,x\n1,,3\n")
     done = palate("data", "inspect", tmp_path / "bad.csv")
-    assert done.code == 1
+    assert done.code == 2
     assert "faults" in done.out
+    for words in (["--kind", "a=number"], ["--kind", "b=text"]):
+        ignored = palate("data", "inspect", shop / "noten.csv", *COLUMNS, *words)
+        assert "--kind declares columns of items or users" in ignored.err
+    unused = palate("data", "inspect", shop / "filme.csv", "--duplicates", "last")
+    assert "filme.csv holds items, not interactions; leave out --duplicates" in unused.err
 
 
 def test_data_sources_and_fetch() -> None:
@@ -417,7 +582,7 @@ def test_ctrl_c_names_the_checkpoint_and_resume_goes_on(tmp_path: Path) -> None:
                 break
         rest = child.stderr.read()
     assert child.returncode == 130, rest
-    assert f"the run so far is in {tmp_path / 'run.checkpoint'}; the same command with --resume goes on" in rest
+    assert f"the run so far is in {tmp_path / 'run.checkpoint'}; add --resume to the same command to continue" in rest
     assert rest.endswith("palate: stopped\n")
     assert "Traceback" not in rest
     done = palate(*words, "--training.epochs", "3", "--resume")

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from palate.recommender import Recommender
+from palate.recommender.recommender import Recommender
 from tastes import GENRES
 from test_cli import Done, palate
 
@@ -64,7 +64,7 @@ def test_inspect_shows_kinds(tables: Path) -> None:
         ["maker", "-", "0.0%"],
     ]
     assert "comedy|comedy film" in done.out
-    assert "the same wherever it is known: the same" in done.out
+    assert "all values are equal: the same" in done.out
     assert len({line.index("0.0%") for line in lines if "0.0%" in line}) == 1
     declared = palate("data", "inspect", tables / "films.csv", "--kind", "year=category", "--kind", "maker=tags").out
     assert "category (declared)" in declared
@@ -77,8 +77,8 @@ def test_kinds_that_make_no_sense(tables: Path) -> None:
     for kind, told in {
         "year": "write COLUMN=KIND",
         "year=integer": "year = 'integer' is not one of number, category",
-        "yaer=number": "no column 'yaer' to be number; did you mean 'year'",
-        "title=number": "title is declared as number and holds text that is no number",
+        "yaer=number": "no column 'yaer', declared as number; did you mean 'year'",
+        "title=number": "title is declared as number and holds text that is not a number",
     }.items():
         inspected = palate("data", "inspect", tables / "films.csv", "--kind", kind)
         done = trained(tables, "content-knn", "--item-kind", kind)
@@ -98,10 +98,22 @@ def test_training_says_what_is_left_out_and_keeps_kinds(run: Path, tables: Path)
     assert json.loads((run / "train.json").read_text())["item_kind"] == ["year=ignore"]
     done = palate("train", "content-knn", "--config", run / "train.json", "--out", tables / "again")
     assert done.code == 0, done.err
-    assert "item table: maker is left out: the same wherever it is known: the same" in done.out
-    assert "2 of 50 rows are left out: nobody has met these items" in done.out
+    assert "item table: column 'maker' is not used: all values are equal: the same" in done.out
+    assert "2 of 50 items have no interactions and were dropped\n" in done.out
+    assert "the 2 items without interactions are not in this run, which holds out rows; --refit" in done.out
     again = Recommender.load(tables / "again").model.spec
     assert again.item_features == features
+
+
+def test_items_that_nobody_bought(tables: Path) -> None:
+    words = [tables / "rows.csv", "--items", tables / "films.csv", "--split", "none", "--out", tables / "whole"]
+    done = palate("train", "content-knn", *words)
+    assert "the 2 items without interactions are in the catalogue too" in done.out
+    known = Recommender.load(tables / "whole")
+    assert known.model.spec.n_items == 50
+    assert set(known.recommend(known.data.users.ids[:5], k=50)["item_id"]) > set(known.data.items.ids[48:])
+    done = palate("train", "popularity", *words)
+    assert "popularity cannot recommend the 2 items without interactions: it knows items by their" in done.out
 
 
 def test_people_by_attributes(tables: Path) -> None:
@@ -111,18 +123,18 @@ def test_people_by_attributes(tables: Path) -> None:
     told = palate("recommend", tables / "run", "--features", tables / "someone.csv", "-k", "3")
     assert told.code == 0, told.err
     assert told.out.count("route content") == 2
-    assert "person 2: route content" in told.out
+    assert "new user 2: route content" in told.out
     both = palate(
         "recommend", tables / "run", "--features", tables / "someone.csv", "--history", "f02", "--history", ""
     )
     assert both.code == 0, both.err
     assert "history" in both.out
     wrong = palate("recommend", tables / "run", "--user", "u01", "--features", tables / "someone.csv")
-    assert "give either --user ID, or --history" in wrong.err
+    assert "--features describes new users, and --user names known ones" in wrong.err
     (tables / "odd.csv").write_text("club,age\nhorror,old\n")
     odd = palate("recommend", tables / "run", "--features", tables / "odd.csv")
     assert odd.code == 2
-    assert "age was learned as number and now holds text that is no number ('old' in row 1)" in odd.err
+    assert "age was learned as number and now holds text that is not a number ('old' in row 1)" in odd.err
 
 
 def test_people_by_attributes_that_the_model_cannot_use(tables: Path) -> None:
@@ -130,14 +142,14 @@ def test_people_by_attributes_that_the_model_cannot_use(tables: Path) -> None:
     (tables / "someone.csv").write_text("club,age\nhorror,30\n,\n")
     told = palate("recommend", tables / "run", "--features", tables / "someone.csv", "-k", "3", "--explain")
     assert told.code == 0, told.err
-    assert "person 1: route popularity_within" in told.out
-    assert re.search(r"Recommended because people like this one chose it: age \S+ to \S+, club horror", told.out)
-    assert "person 2: route popularity\n" in told.out
+    assert "new user 1: route popularity_within" in told.out
+    assert re.search(r"Recommended because it is popular with similar users \(age \S+ to \S+, club horror\)", told.out)
+    assert "new user 2: route popularity\n" in told.out
     plain = palate("train", "mf", tables / "rows.csv", "--training.epochs", "1", "--out", tables / "plain")
     assert plain.code == 0, plain.err
     refused = palate("recommend", tables / "plain", "--features", tables / "someone.csv")
     assert refused.code == 2
-    assert "this model knows nothing of people's attributes: its data has no table of users" in refused.err
+    assert "this model cannot use features of users: its training data has no user table" in refused.err
 
 
 def test_items_given_with_the_question(tables: Path) -> None:
@@ -150,7 +162,7 @@ def test_items_given_with_the_question(tables: Path) -> None:
     listed = palate("recommend", run, "--history", "n1", "--items", tables / "odd.csv", "-k", "3", "--json")
     assert listed.code == 0, listed.err
     assert len(json.loads(listed.out)) == 3  # what is said stands beside it
-    assert "new items: genres: there is no such column, so it is unknown in all 1 rows" in listed.err
+    assert "new items: genres: there is no such column; it is unknown in all 1 rows" in listed.err
     assert Recommender.load(run).data.n_items == before
     unknown = palate("recommend", run, "--history", "n1")
     assert unknown.code == 2
@@ -175,9 +187,9 @@ def test_what_is_not_known_of_people_is_counted(tables: Path) -> None:
     (tables / "someone.csv").write_text("club\nopera\n")
     told = palate("recommend", tables / "run", "--features", tables / "someone.csv", "-k", "3")
     assert told.code == 0, told.err
-    assert "club: 1 values were not in training and count as unknown" in told.err
-    assert "age: there is no such column, so it is unknown in all 1 rows" in told.err
-    assert "person 1: route popularity\n" in told.out
+    assert "club: 1 values do not occur in training and count as unknown" in told.err
+    assert "age: there is no such column; it is unknown in all 1 rows" in told.err
+    assert "new user 1: route popularity\n" in told.out
 
 
 def test_approximate_lists(tables: Path, run: Path) -> None:
@@ -191,11 +203,14 @@ def test_approximate_lists(tables: Path, run: Path) -> None:
     assert len(scores & {tuple(line.split(",")[:2]) for line in near.out.splitlines()}) > 4
     boosted = palate("recommend", tables / "run", *asked, "--approximate", "--popularity", "1")
     assert boosted.code == 2
-    assert "approximate lists see few of them" in boosted.err
+    assert "approximate lists score only a few" in boosted.err
     assert palate("train", "itemknn", tables / "rows.csv", "--out", tables / "plain").code == 0
     refused = palate("recommend", tables / "plain", *asked, "--approximate")
     assert refused.code == 2
-    assert "ItemKNN scores items by more than a dot product; ask it for exact lists" in refused.err
+    assert (
+        "ItemKNN does not score items by dot products, so it has no approximate lists; ask for exact ones"
+        in refused.err
+    )
 
 
 def test_items_that_come_later(run: Path, tables: Path) -> None:

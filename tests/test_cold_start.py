@@ -13,17 +13,18 @@ import torch
 from polars.testing import assert_frame_equal
 
 from palate import Recommender
-from palate.artifact import CARD
 from palate.data.dataset import Dataset, Queries
-from palate.data.encoded import nothing_known
+from palate.data.features import table as table_module
+from palate.data.features.schema import nothing_known
 from palate.data.ragged import Ragged
 from palate.errors import CannotAnswer, ConfigError, DataError, UnknownId
 from palate.evaluation.evaluate import evaluate
 from palate.evaluation.measure import ROUTES
 from palate.evaluation.protocol import Protocol
 from palate.evaluation.validate import Validator
-from palate.models.mf import MF
-from palate.rules import Rules
+from palate.models.mf.mf import MF
+from palate.ranking.rules import Rules
+from palate.recommender.artifact import CARD
 from tastes import MODELS, Tastes, TastesConfig, world
 
 COLD = ("recall@10", "ndcg@10", "coverage@40")
@@ -46,11 +47,15 @@ def of_genre(index: int) -> pl.Expr:
 
 
 def test_notes_count_what_is_left_out(parts) -> None:
-    assert "item table: 4 of 124 rows are left out: nobody has met these items" in parts.train.notes
-    assert parts.train.feature_notes == ("item table: studio is left out: the same wherever it is known: same",)
+    assert any("4 of 124 items have no interactions and were dropped" in note for note in parts.train.notes)
+    assert parts.train.feature_notes == ("item table: column 'studio' is not used: all values are equal: same",)
     frame = pl.DataFrame({"user_id": ["a", "a"], "item_id": ["x", "y"]})
     data = Dataset.from_frame(frame, items=pl.DataFrame({"item_id": ["x"], "genre": ["drama"]}))
-    assert data.notes == ("item table: nothing is known of 1 of 2 items in the interactions",)
+    assert data.notes == ("item table: 1 of 2 items of the interactions have no row",)
+    assert data.unused_items is None
+    larger = Dataset.from_frame(frame, items=pl.DataFrame({"item_id": ["z", "x"], "genre": ["crime", "drama"]}))
+    assert larger.unused_items is not None
+    assert larger.unused_items.rows() == [("z", "crime")]
     assert data.item_table is not None
     assert data.item_table["genre"].to_list() == ["drama", None]
 
@@ -63,18 +68,18 @@ def test_features_are_learned_from_train_alone(parts) -> None:
     whole = Dataset.from_frame(frame, items, item_kinds={"kind": "category"})
     train = whole.take(whole.item < 3)
     train = replace(train, items=type(whole.items)(whole.items.ids[:3]), item_table=items[:3])
-    features = train.described.item_features
+    features = train.feature_spec.item_features
     assert features is not None
     assert features.columns[0].values == ("one", "two")
     assert features.columns[1].mean == pytest.approx((5 / 3,))
     encoded = whole.encoded_items(features)
     assert encoded.categories[:, 0].tolist() == [1, 2, 1, 0]
-    assert parts.train.described.n_items == parts.train.n_items
-    assert parts.train.described is parts.train.described
+    assert parts.train.feature_spec.n_items == parts.train.n_items
+    assert parts.train.feature_spec is parts.train.feature_spec
 
 
 def test_queries_tell_of_people(parts) -> None:
-    train, spec = parts.train, parts.train.described
+    train, spec = parts.train, parts.train.feature_spec
     queries = train.queries(np.array([0, 5]), spec)
     assert queries.features is not None
     assert queries.features.categories[:, 0].tolist() == [
@@ -86,7 +91,7 @@ def test_queries_tell_of_people(parts) -> None:
 
 
 def test_recommend_for_people_known_by_attributes(rec: Recommender) -> None:
-    people = pl.DataFrame({"club": ["club 2", "club 0", None, "club 9"], "shoe": [1, 2, 3, 4]})
+    people = pl.DataFrame({"club": ["club 2", "club 0", None, "club 9"], "user_id": [1, 2, 3, 4]})
     found = rec.recommend(features=people, k=5)
     assert found["query"].unique(maintain_order=True).to_list() == [0, 1, 2, 3]
     assert found.group_by("query", maintain_order=True).first()["route"].to_list() == [
@@ -107,8 +112,14 @@ def test_recommend_for_people_known_by_attributes(rec: Recommender) -> None:
 
 def test_questions_about_people_that_make_no_sense(rec: Recommender, parts) -> None:
     people = pl.DataFrame({"club": ["club 2"]})
-    with pytest.raises(ConfigError, match="exactly one of them"):
+    with pytest.raises(ConfigError, match="features= describes new users, and users= names known ones"):
         rec.recommend(["u00"], features=people)
+    with pytest.raises(DataError, match=r"column 'clubb' is not in the user table .* did you mean 'club'?"):
+        rec.recommend(features=people.rename({"club": "clubb"}))
+    with pytest.raises(DataError, match=r"column 'shoe' is not in the user table .* leave it out"):
+        rec.recommend(features=people.with_columns(shoe=1))
+    with pytest.raises(DataError, match="the table has none of the columns that the model uses: club"):
+        rec.recommend(features=pl.DataFrame({"user_id": ["u00"]}))
     with pytest.raises(ConfigError, match="2 histories do not match 1 rows"):
         rec.recommend(features=people, history=[[], []])
     with pytest.raises(DataError, match="club was learned as category and now holds list"):
@@ -117,7 +128,7 @@ def test_questions_about_people_that_make_no_sense(rec: Recommender, parts) -> N
         rec.recommend(features=people[:0])
     plain = Recommender.train(parts.train, "popularity")
     bare = Recommender.train(replace(parts.train, user_table=None), "popularity")
-    with pytest.raises(CannotAnswer, match="knows nothing of people's attributes"):
+    with pytest.raises(CannotAnswer, match="this model cannot use features of users"):
         bare.recommend(features=people)
     with pytest.raises(CannotAnswer, match="Popularity knows items by their interactions alone"):
         plain.add_items(NEW)
@@ -127,7 +138,7 @@ def test_questions_about_people_that_make_no_sense(rec: Recommender, parts) -> N
 def test_people_of_whom_a_model_knows_only_attributes_get_what_is_popular_with_their_like(
     parts, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("palate.models.fallback.SMOOTH", 100.0)  # for a world of 640 rows
+    monkeypatch.setattr("palate.models.fallback.PRIOR_INTERACTIONS", 100.0)  # for a world of 640 rows
     rec = Recommender.train(parts.train, name, training={"epochs": 1} if name == "mf" else None)
     people = pl.DataFrame({"club": ["club 2", "club 0", None, "club 9"]})
     found = rec.recommend(features=people, k=5, explain=True)
@@ -139,8 +150,8 @@ def test_people_of_whom_a_model_knows_only_attributes_get_what_is_popular_with_t
     assert_frame_equal(by_person[2], by_person[3])
     assert by_person[2]["item_id"].to_list() == rec.recommend(history=[], k=5)["item_id"].to_list()
     told = found["reasons"].to_list()
-    assert set(told[:5]) == {"Recommended because people like this one chose it: club club 2"}
-    assert set(told[10:]) == {"Recommended because many people chose it; nothing is known of this person"}
+    assert set(told[:5]) == {"Recommended because it is popular with similar users (club club 2)"}
+    assert set(told[10:]) == {"Recommended because it is popular; nothing is known about this user"}
     # With rules, saved and loaded, and beside a history, which goes before where the model can use it.
     only = rec.recommend(features=people[:1], k=5, rules=Rules(exclude=(by_person[0]["item_id"][0],)))
     assert only["item_id"].to_list()[:4] == by_person[0]["item_id"].to_list()[1:]
@@ -186,6 +197,46 @@ def test_new_items_are_listed_found_and_saved(rec: Recommender, tmp_path: Path) 
     assert back.add_items(pl.DataFrame({"item_id": ["n5"], "genre": ["drama"]})).data.n_items == again.data.n_items + 1
 
 
+def test_ids_of_new_items_may_have_a_name_of_their_own(rec: Recommender) -> None:
+    assert rec.data.item_table is not None
+    columns = [name for name in rec.data.item_table.columns if name != "item_id"]
+    new = rec.data.item_table.head(2).with_columns(item_id=pl.Series(["new1", "new2"]))
+    named = new.rename({"item_id": "ArticleNo"})
+    assert rec.add_items(named).data.items.ids.equals(rec.add_items(new).data.items.ids)
+    with pytest.raises(DataError, match="no column for item_id"):
+        rec.add_items(named.with_columns(Other=pl.lit("x")).select("ArticleNo", "Other", *columns))
+
+
+def test_new_items_keep_what_is_known(parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    rec = Recommender.train(parts.train, Tastes(TastesConfig(), Tastes.spec_of(parts.train)))
+    rec.recommend(["u00"], k=1)
+    calls = []
+    for name in ("infer_columns", "encode"):
+        real = getattr(table_module, name)
+        monkeypatch.setattr(
+            table_module, name, lambda *a, real=real, name=name, **k: calls.append(name) or real(*a, **k)
+        )
+    grown = rec.add_items(NEW)
+    assert grown.recommend(["u00"], k=1).height == 1
+    assert not calls  # neither kinds inferred nor users encoded once more
+    assert grown.data.user_features is rec.data.user_features
+    assert grown.data.provides == rec.data.provides
+    features = grown.model.spec.item_features
+    assert len(grown.data.encoded_items(features)) == grown.data.n_items
+    assert calls == ["encode"]
+    again = Dataset.from_frame(grown.data.frame(), grown.data.item_table, grown.data.user_table)
+    assert grown.data.histories.values.tolist() == rec.data.histories.values.tolist()
+    assert again.n_users == grown.data.n_users
+
+
+def test_columns_that_training_did_not_have_are_refused(rec: Recommender) -> None:
+    for column, hint in (("genree", "did you mean 'genre'"), ("price", "leave it out")):
+        with pytest.raises(DataError, match=f"column '{column}' is not in the item table of training.*{hint}"):
+            rec.add_items(NEW.with_columns(pl.lit("x").alias(column)))
+    with pytest.raises(DataError, match="none of the columns that the model uses: genre"):
+        rec.add_items(NEW.select("item_id"))
+
+
 def test_bad_new_items(rec: Recommender, tmp_path: Path) -> None:
     known = rec.data.items.ids[0]
     with pytest.raises(DataError, match=f"1 of 2 items are known already .'{known}'."):
@@ -208,9 +259,9 @@ def test_a_model_without_features_leaves_the_card_as_it_was(parts, tmp_path: Pat
     assert set(card["spec"]) == {"n_users", "n_items", "rating_scale"}
     del card["data"]["kinds"]  # as an older palate wrote it
     card.pop("sha256")
-    from palate.artifact import _hash_card
+    from palate.recommender.artifact_files import hash_of_card
 
-    (tmp_path / "run" / CARD).write_text(json.dumps(card | {"sha256": _hash_card(card)}))
+    (tmp_path / "run" / CARD).write_text(json.dumps(card | {"sha256": hash_of_card(card)}))
     assert Recommender.load(tmp_path / "run").data.item_kinds == {}
 
 
@@ -267,10 +318,13 @@ def test_warm_items_are_judged_among_themselves(parts) -> None:
 
 
 def test_something_must_be_left_to_find(rec: Recommender, parts) -> None:
-    with pytest.raises(DataError, match=r"judges items that training saw, and all 168 rows .*candidates = 'new'"):
+    with pytest.raises(
+        DataError,
+        match=r"candidates = 'warm': the 168 rows .* no items with training interactions; use 'full' or 'new'",
+    ):
         evaluate(rec.model, parts.test, COLD, protocol=Protocol(candidates="warm"))
     known = parts.train.split("random", valid=0, test=0.2).test
-    with pytest.raises(DataError, match=r"judges items that training never saw.*candidates = 'warm'"):
+    with pytest.raises(DataError, match=r"candidates = 'new': .* use 'full' or 'warm'"):
         evaluate(rec.model, known, COLD, protocol=Protocol(candidates="new"))
 
 
@@ -289,11 +343,11 @@ def test_new_people_are_judged_by_content() -> None:
 
 def test_the_validator_lists_new_items(rec: Recommender, parts) -> None:
     assert Validator(parts.valid, rec.model, "recall@10")(rec.model)["recall@10"] > 0.9
-    assert Validator(parts.valid, rec.model, "recall@10")._how == Protocol(candidates="new")
+    assert Validator(parts.valid, rec.model, "recall@10")._protocol == Protocol(candidates="new")
 
 
 def test_unknown_people_have_no_features_of_others(rec: Recommender) -> None:
-    from palate.routes import from_users
+    from palate.recommender.id_translation import from_users
 
     queries = from_users(rec.data, rec.model.spec, np.array([3, -1]))
     assert queries.features is not None

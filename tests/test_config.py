@@ -103,8 +103,8 @@ def test_a_wrong_type_is_named_with_the_right_one(values: dict[str, Any], messag
         ({"layers": ["64"]}, "layers = "),
         ({"layers": "64"}, "layers = "),
         ({"scale": [1, 2, 3]}, "scale = "),
-        ({"inner": 3}, "inner: 3 is not a table of settings"),
-        ({"inner": ["dim"]}, r"inner: \['dim'\] is not a table of settings"),
+        ({"inner": 3}, "inner: 3 is not a mapping of settings"),
+        ({"inner": ["dim"]}, r"inner: \['dim'\] is not a mapping of settings"),
         ({"inner": {"dim": 0}}, "inner: dim = 0 is out of range"),
         (
             {"inner": {"dim": "x", "names": 1}},
@@ -130,7 +130,7 @@ def test_what_is_missing_is_said() -> None:
 
 def test_no_table_at_all() -> None:
     for values in ([], None, "epochs: 3"):
-        with pytest.raises(ConfigError, match="is not a table of settings"):
+        with pytest.raises(ConfigError, match="is not a mapping of settings"):
             from_dict(Training, values)
 
 
@@ -182,7 +182,7 @@ def test_what_is_left_open_is_the_models_own() -> None:
     assert given.filled(own) == dataclasses.replace(given, batch_size=8)
     assert Training(patience=0).filled(dataclasses.replace(own, patience=9)).patience == 0
     assert to_dict(given.filled(own).complete()) == to_dict(dataclasses.replace(given, batch_size=8))
-    with pytest.raises(ConfigError, match=r"^batch_size left open"):
+    with pytest.raises(ConfigError, match=r"^no value for batch_size"):
         given.complete()
 
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from palate.config import Training
-from palate.data.parts import Split
-from palate.errors import ConfigError
+from palate.data.splits.build import Split
+from palate.errors import ConfigError, MissingExtra, TrainingError
 from palate.evaluation.evaluate import evaluate
 from palate.evaluation.protocol import Protocol
-from palate.recommender import Recommender
+from palate.models import MODELS
+from palate.recommender.recommender import Recommender
 from palate.testing import planted
 from palate.tune import contest
+from palate.tune.child import run_in_child
 from palate.tune.contest import averaged
 
 pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'palate[tune]'")
@@ -54,8 +62,8 @@ def test_a_contest_tunes_judges_compares_and_goes_on_where_it_stopped(parts: Spl
 def test_a_blend_is_of_those_before_it_as_they_were_tuned(parts: Split, tmp_path: Path) -> None:
     found = contest(parts, ["puresvd", "popularity", "blend"], 2, tmp_path, protocol=PROTOCOL, seeds=(0,))
     blend = found.entries["blend"]
-    assert [member.model for member in blend.tuned.config.each()] == ["puresvd", "popularity"]
-    assert blend.tuned.config.each()[0].config == found.entries["puresvd"].tuned.config
+    assert [member.model for member in blend.tuned.config.parsed()] == ["puresvd", "popularity"]
+    assert blend.tuned.config.parsed()[0].config == found.entries["puresvd"].tuned.config
     assert blend.tuned.value >= found.entries["puresvd"].tuned.value - 1e-9
 
 
@@ -70,6 +78,88 @@ def test_the_mean_over_seeds_is_the_mean_of_each_user(parts: Split) -> None:
     np.testing.assert_allclose(mean.values["ndcg@10"], (first.values["ndcg@10"] + second.values["ndcg@10"]) / 2)
     assert mean["ndcg@10"].value == pytest.approx((first["ndcg@10"].value + second["ndcg@10"].value) / 2)
     assert mean["coverage@10"].value == pytest.approx((first["coverage@10"].value + second["coverage@10"].value) / 2)
+
+
+def test_without_a_budget_models_compete_as_they_come_and_without_optuna(
+    parts: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingExtra, match="tuning needs Optuna"):
+        contest(parts, ["ease"], 1, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+    found = contest(parts, ["ease", "popularity", "blend"], 0, tmp_path, protocol=PROTOCOL, seeds=(0,))
+    assert not any(entry.tuned.trials for entry in found.entries.values())
+    assert found.entries["ease"].tuned.config == MODELS["ease"].Config()
+    assert [member.model for member in found.entries["blend"].tuned.config.parsed()] == ["ease", "popularity"]
+    rec = Recommender.train(parts.train, "ease", valid=parts.valid)
+    assert found.evaluations["ease"]["ndcg@10"] == evaluate(rec.model, parts.test, protocol=PROTOCOL)["ndcg@10"]
+
+
+def test_a_larger_budget_trains_again_what_it_changes(parts: Split, tmp_path: Path) -> None:
+    first = contest(parts, ["ease"], 1, tmp_path, protocol=PROTOCOL, seeds=(0,)).entries["ease"]
+    later = contest(parts, ["ease"], 8, tmp_path, protocol=PROTOCOL, seeds=(0,)).entries["ease"]
+    assert later.tuned.config != first.tuned.config
+    rec = Recommender.train(parts.train, "ease", later.tuned.config, valid=parts.valid)
+    assert later.evaluation["ndcg@10"] == evaluate(rec.model, parts.test, protocol=PROTOCOL)["ndcg@10"]
+
+
+def test_what_a_child_process_returns_and_raises() -> None:
+    assert run_in_child(divmod, 7, 3) == (2, 1)
+    with pytest.raises(ZeroDivisionError) as caught:
+        run_in_child(divmod, 1, 0)
+    assert "in the child process" in caught.value.__notes__[0]
+    with pytest.raises(ConfigError, match="out of range"):
+        run_in_child(_bad_training)
+    with pytest.raises(TrainingError, match=r"without a result \(exit code 7\)"):
+        run_in_child(os._exit, 7)
+
+
+def _bad_training() -> Training:
+    return Training(lr=-1.0)
+
+
+PARENT = """
+import os, signal, sys, time
+from palate.tune.child import run_in_child
+
+def wait(path):
+    open(path, "w").write(str(os.getpid()))
+    time.sleep(600)
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell started in the background
+    run_in_child(wait, sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_child_ends_with_its_parent(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "parent.py").write_text(PARENT)
+    told = tmp_path / "child"
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py", told], stderr=subprocess.DEVNULL)
+    try:
+        _until(lambda: told.exists() and told.read_text() != "", 120)
+        child = int(told.read_text())
+        os.kill(child, 0)  # it runs
+        os.kill(child, signal.SIGINT)  # Ctrl-C reaches both
+        parent.send_signal(number)
+        assert parent.wait(30) != 0
+        _until(lambda: not _runs(child), 30)
+    finally:
+        parent.kill()
+        parent.wait()
+
+
+def _until(true: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return bool(found.strip()) and not found.startswith("Z")
 
 
 def test_nobody_able_to_take_part_is_an_error_that_says_why(parts: Split, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 import palate
 from palate.models.base import Model
+from palate.testing import CHECKS, Case
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "examples"))
@@ -26,7 +27,7 @@ TRAINING = palate.Training(epochs=30, batch_size=64, lr=0.03)
 
 
 @pytest.fixture(scope="module")
-def parts() -> palate.data.split.Split:
+def parts() -> palate.data.splits.Split:
     """Ratings of 60 users on 40 items: 3 + a taste of the user + a quality of the item + noise."""
     rng = np.random.default_rng(0)
     user, item = np.divmod(rng.choice(60 * 40, 1200, replace=False), 40)
@@ -36,7 +37,7 @@ def parts() -> palate.data.split.Split:
 
 
 @pytest.fixture(scope="module")
-def trained(parts: palate.data.split.Split) -> dict[str, palate.Recommender]:
+def trained(parts: palate.data.splits.Split) -> dict[str, palate.Recommender]:
     return {
         name: palate.Recommender.train(parts.train, step(step.Config(), parts.train.spec), training=TRAINING)
         for name, step in STEPS.items()
@@ -49,7 +50,7 @@ def rmse(rec: palate.Recommender, test: palate.Dataset) -> float:
     return float(np.sqrt(np.mean((predicted["prediction"].to_numpy() - known["rating"].to_numpy()) ** 2)))
 
 
-def test_each_step_is_better(trained: dict[str, palate.Recommender], parts: palate.data.split.Split) -> None:
+def test_each_step_is_better(trained: dict[str, palate.Recommender], parts: palate.data.splits.Split) -> None:
     constant, mean, both = (rmse(rec, parts.test) for rec in trained.values())
     assert mean < 0.95 * constant
     assert both < 0.6 * mean
@@ -69,6 +70,14 @@ def test_each_step_is_saved_and_loaded(name: str, trained: dict[str, palate.Reco
     assert again.recommend(users=["u3"], k=7).equals(rec.recommend(users=["u3"], k=7))
     with pytest.raises(palate.PalateError, match=name):
         palate.Recommender.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("name", STEPS)
+def test_each_step_keeps_the_contract(name: str, check: str) -> None:
+    if (name, check) == ("Constant", "beats_popularity"):
+        pytest.skip("a constant predicts worse than the mean")
+    CHECKS[check](Case(STEPS[name], popular=True))
 
 
 def test_the_loop_trains_the_third_step(trained: dict[str, palate.Recommender]) -> None:

@@ -21,41 +21,50 @@ SRC = ROOT / "src"
 FILES = sorted((SRC / "palate").rglob("*.py"))
 NAMES = [str(path.relative_to(SRC / "palate")) for path in FILES]
 
-# From the bottom up; a file imports from its own layer or from one before it.
+FAMILIES = ("baselines", "neighbours", "linear", "mf", "ncf", "autoencoders", "content", "sequence", "graph")
+
+# From the bottom up; a file imports from its own layer or from one before it. The longest name that fits counts.
 LAYERS = [
     {"palate"},
-    {"errors"},
-    {"config"},
-    {"data"},
-    {"training"},
-    {"models"},
-    {"evaluation"},
-    {"explanation"},
-    {"recommender", "arrivals", "artifact", "routes", "rules", "onboarding", "ann"},
-    {"tune"},
-    {"serving"},
-    {"testing"},
-    {"demo", "demo_content", "demo_neighbours", "demo_posters"},
-    {"cli", "__main__"},
+    {"palate.errors"},
+    {"palate.config"},
+    {"palate.data.cache", "palate.data.ids", "palate.data.ragged"},
+    {"palate.data.features"},
+    {"palate.data"},
+    {"palate.data.reading"},
+    {"palate.data.sources"},
+    {"palate.data.splits"},
+    {"palate.training"},
+    {
+        "palate.models.base",
+        "palate.models.buffers",
+        "palate.models.choose",
+        "palate.models.fallback",
+        "palate.models.layers",
+        "palate.models.scorer",
+    },
+    {f"palate.models.{family}" for family in FAMILIES},
+    {"palate.models.hybrid"},
+    {"palate.models"},
+    {"palate.ranking"},
+    {"palate.evaluation"},
+    {"palate.explanation"},
+    {"palate.recommender"},
+    {"palate.tune"},
+    {"palate.automl"},
+    {"palate.serving"},
+    {"palate.testing"},
+    {"palate.demos"},
+    {"palate.cli", "palate.__main__"},
 ]
 
-# (importing, imported): why this pair may point at each other.
-CIRCLES = {
-    ("palate.data.dataset", "palate.data.split"): "Dataset.split, a convenience, looks its rule up when called",
-}
-
-# What is longer than the budget, and why it may be.
-LONG_FILES: dict[str, str] = {}
-LONG_FUNCTIONS: dict[str, str] = {}
-MANY_ARGUMENTS: dict[str, str] = {}
-
 TEN_MINUTES = [
-    "models/mf.py",
+    "models/mf/mf.py",
     "models/base.py",
     "training/loop.py",
-    "evaluation/rank.py",
+    "ranking/topk.py",
     "evaluation/evaluate.py",
-    "recommender.py",
+    "recommender/recommender.py",
 ]
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -97,10 +106,12 @@ def imports(path: Path) -> set[str]:
 
 
 def layer(name: str) -> int:
-    room = name.split(".")[1] if "." in name else "palate"
-    found = [level for level, rooms in enumerate(LAYERS) if room in rooms]
-    assert found, f"{name} is in no layer: add it to LAYERS and to the design"
-    return found[0]
+    levels = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+    parts = name.split(".")
+    rooms = [".".join(parts[:end]) for end in range(len(parts), 1, -1)] or ["palate"]
+    found = next((levels[room] for room in rooms if room in levels), None)
+    assert found is not None, f"{name} is in no layer: add it to LAYERS and to the design"
+    return found
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
@@ -111,15 +122,13 @@ def test_imports_go_down_only(path: Path) -> None:
 
 
 def test_no_module_reaches_itself() -> None:
-    graph = {name: {n for n in imports(path) if (name, n) not in CIRCLES} for name, path in MODULES.items()}
-    assert not (found := circle(graph)), " -> ".join(found)
+    """Not even by an import within a function.
 
-
-@pytest.mark.parametrize("pair", CIRCLES, ids=" -> ".join)
-def test_each_allowed_circle_is_still_one(pair: tuple[str, str]) -> None:
+    `Dataset.read`, `load` and `split` go through palate's public names, as a user's own code would: the data set and
+    what models need of it can be read, and used, without the readers, sources and splits.
+    """
     graph = {name: imports(path) for name, path in MODULES.items()}
-    assert pair[1] in graph[pair[0]]
-    assert pair[0] in reached(graph, pair[1])
+    assert not (found := circle(graph)), " -> ".join(found)
 
 
 def reached(graph: dict[str, set[str]], start: str) -> set[str]:
@@ -146,6 +155,8 @@ def test_packages_that_are_used_are_declared(path: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     core = {package(line) for line in project["dependencies"]}
     extras = {package(line) for lines in project["optional-dependencies"].values() for line in lines}
+    if path.is_relative_to(SRC / "palate/serving"):  # The whole layer is an extra.
+        core |= {package(line) for line in project["optional-dependencies"]["serve"]}
     at_once = {name for node in tree(path).body for name in outside(node)}
     ever = {name for node in nodes(tree(path)) for name in outside(node)}
     assert at_once <= core, f"imported with the module, yet not installed by default: {at_once - core}"
@@ -160,6 +171,7 @@ def package(requirement: str) -> str:
         "fbgemm-gpu-cpu": "fbgemm_gpu",
         "mlflow-skinny": "mlflow",
         "pillow": "PIL",
+        "prometheus-client": "prometheus_client",
         "pyyaml": "yaml",
     }
     return other.get(name, name)
@@ -240,18 +252,18 @@ def length(function: Function) -> int:
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_sizes(path: Path) -> None:
     size = len(path.read_text(encoding="utf-8").splitlines())
-    assert (size > 300) == (module(path) in LONG_FILES), f"{size} lines; the budget is 300"
+    assert size <= 500, f"{size} lines; 500 is the cap, and one concept a file is judged by reading"
     for name, function in functions(path):
-        assert (length(function) > 50) == (name in LONG_FUNCTIONS), f"{name}: {length(function)} lines of 50"
+        assert length(function) <= 50, f"{name}: {length(function)} lines of 50"
         if name.endswith(".__init__"):
             arguments = function.args
             count = len(arguments.posonlyargs + arguments.args + arguments.kwonlyargs) - 1
-            assert (count > 15) == (name in MANY_ARGUMENTS), f"{name}: {count} arguments of 15"
+            assert count <= 15, f"{name}: {count} arguments of 15"
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list):
             count = sum(isinstance(field, ast.AnnAssign) for field in node.body)
             name = f"{module(path)}.{node.name}"
-            assert (count > 15) == (name in MANY_ARGUMENTS), f"{name}: {count} fields of 15"
+            assert count <= 15, f"{name}: {count} fields of 15"
 
 
 def test_the_ten_minute_path_takes_ten_minutes() -> None:
@@ -291,8 +303,8 @@ def test_arguments_that_are_described_exist(path: Path) -> None:
         a = function.args
         known = {arg.arg for arg in [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg] if arg is not None}
         section = re.search(r"^Args:\n((?: .*\n?|\n)+)", ast.get_docstring(function) or "", re.MULTILINE)
-        described = re.findall(r"^    (\w[\w, ]*):", section[1], re.MULTILINE) if section else []
-        assert set(re.split(", ", ", ".join(described))) - {""} <= known, name
+        feature_spec = re.findall(r"^    (\w[\w, ]*):", section[1], re.MULTILINE) if section else []
+        assert set(re.split(", ", ", ".join(feature_spec))) - {""} <= known, name
 
 
 def run(code: str) -> tuple[str, float]:

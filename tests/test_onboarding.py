@@ -11,8 +11,8 @@ import pytest
 import palate
 from palate.data.dataset import Dataset
 from palate.errors import ConfigError
-from palate.onboarding import entropy
-from palate.recommender import Recommender
+from palate.recommender.onboarding import entropy
+from palate.recommender.recommender import Recommender
 from palate.testing import planted
 
 
@@ -71,5 +71,5 @@ def test_titles_stand_beside_the_ids() -> None:
 def test_more_than_there_are_and_what_cannot_be() -> None:
     assert palate.onboard(planted().train, k=500).height == 80
     for wrong in ({"k": 0}, {"diversity": 1.5}):
-        with pytest.raises(ConfigError, match="give at least 1, and a share from 0 to 1"):
+        with pytest.raises(ConfigError, match="k must be at least 1, and diversity from 0 to 1"):
             palate.onboard(planted().train, **wrong)  # type: ignore[arg-type]

@@ -9,14 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from palate.automl import auto as auto
     from palate.config import Training as Training
     from palate.data.dataset import Dataset as Dataset
+    from palate.data.reading import read_dataset as read_dataset
+    from palate.data.sources import load_dataset as load_dataset
+    from palate.data.splits import split_dataset as split_dataset
     from palate.errors import PalateError as PalateError
     from palate.evaluation.protocol import Protocol as Protocol
     from palate.models import MODELS as MODELS
-    from palate.onboarding import onboard as onboard
+    from palate.ranking.rules import Rules as Rules
     from palate.recommender import Recommender as Recommender
-    from palate.rules import Rules as Rules
+    from palate.recommender.export_onnx import export_onnx as export_onnx
+    from palate.recommender.onboarding import onboard as onboard
+    from palate.recommender.vectors import export_vectors as export_vectors
 
 __version__ = "0.1.0"
 
@@ -26,9 +32,15 @@ _HOME = {
     "PalateError": "palate.errors",
     "Protocol": "palate.evaluation.protocol",
     "Recommender": "palate.recommender",
-    "Rules": "palate.rules",
+    "Rules": "palate.ranking.rules",
     "Training": "palate.config",
-    "onboard": "palate.onboarding",
+    "auto": "palate.automl",
+    "export_onnx": "palate.recommender.export_onnx",
+    "export_vectors": "palate.recommender.vectors",
+    "load_dataset": "palate.data.sources",
+    "onboard": "palate.recommender.onboarding",
+    "read_dataset": "palate.data.reading",
+    "split_dataset": "palate.data.splits",
 }
 
 __all__ = [
@@ -40,7 +52,13 @@ __all__ = [
     "Rules",
     "Training",
     "__version__",
+    "auto",
+    "export_onnx",
+    "export_vectors",
+    "load_dataset",
     "onboard",
+    "read_dataset",
+    "split_dataset",
 ]
 
 

@@ -1,6 +1,6 @@
-"""Settings: frozen, keyword-only dataclasses <-> plain dicts, strictly.
+"""Settings: strict conversion between frozen, keyword-only dataclasses and plain dicts.
 
-A string under a field is its help text: the command line and the docs show it.
+The string after a field is its help text, shown by the command line and the documentation.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ C = TypeVar("C")
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a model is trained; models without gradient steps read only `seed`.
+    """How a model is trained. Models without gradient steps use only `seed`.
 
-    What is None is left open: the model's own `recipe` fills it.
+    None stands for the value of the model's `default_training`.
     """
 
     epochs: int | None = None
-    """Most passes over the training rows; default: the model's own."""
+    """Maximum number of passes over the training rows. Defaults to the model's own."""
     batch_size: int | None = None
-    """Rows in one step: interactions (negatives come on top), or of some models users or items; default: likewise."""
+    """Rows in one step: interactions (plus negatives), or users or items. Defaults to the model's own."""
     lr: float | None = None
-    """Step size of the optimizer; default: the model's own."""
+    """Learning rate of the optimizer. Defaults to the model's own."""
     weight_decay: float | None = None
-    """Decoupled L2 shrinkage, per step, of the weights that the step touches; default: the model's own."""
+    """Decoupled weight decay per step, of the weights that the step updates. Defaults to the model's own."""
     optimizer: Literal["adam", "adagrad", "sgd"] = "adam"
-    """Rule for the step; all three have a row-sparse form for embedding tables."""
+    """Optimizer; all three have a row-sparse form for embedding tables."""
     embeddings: Literal["auto", "dense", "rowwise", "fbgemm"] = "auto"
-    """How tables step: every row (dense), the batch's rows (rowwise), FBGEMM's fused kernel; auto goes by size."""
+    """Updates of embedding tables: all rows (dense), rows of the batch (rowwise), or FBGEMM; auto decides by size."""
     matmul: Literal["float32", "bfloat16"] = "float32"
-    """Factors of the steps' matrix products; bfloat16 is faster on a CPU that has it (others keep float32)."""
+    """Precision of matrix products in training; bfloat16 is faster on CPUs that support it (others use float32)."""
     grad_clip: float = 0.0
-    """Largest norm of all gradients together; 0 leaves them alone."""
+    """Maximum norm of all gradients together; 0 disables clipping."""
     patience: int | None = None
-    """Epochs without a better `valid` until training stops; 0 runs all, the best stays; default: the model's own."""
+    """Epochs without improvement on `valid` before training stops; 0 never stops early. Defaults to the model's own."""
     monitor: str = "auto"
-    """Metric on `valid` that chooses the epoch; auto is rmse for rating models, ndcg@10 for others."""
+    """Metric on `valid` that selects the best epoch; auto is rmse for rating models and ndcg@10 for others."""
     seed: int = 0
-    """The one seed: initial weights, order, negatives and dropout follow from it."""
+    """Seed of initial weights, order, negatives and dropout."""
 
     def __post_init__(self) -> None:
         check(
@@ -61,19 +61,25 @@ class Training:
             seed=0 <= self.seed < 2**63,
         )
 
-    def filled(self, recipe: Training) -> Training:
-        """The same, with what is left open taken from a model's recipe."""
-        return dataclasses.replace(self, **{name: getattr(recipe, name) for name in self._open})
+    def filled(self, default_training: Training) -> Training:
+        """Replace None by the values of a model's `default_training`.
 
-    def complete(self) -> Recipe:
-        """The same, for those who need all of it.
+        Args:
+            default_training: The model's settings.
+        """
+        return dataclasses.replace(self, **{name: getattr(default_training, name) for name in self._open})
+
+    def complete(self) -> CompleteTraining:
+        """Convert to settings without None.
 
         Raises:
-            ConfigError: Something is left open.
+            ConfigError: A setting is None.
         """
         if self._open:
-            raise ConfigError(f"{', '.join(self._open)} left open; `filled` takes them from a model's recipe")
-        return Recipe(**vars(self))
+            raise ConfigError(
+                f"no value for {', '.join(self._open)}; `filled` takes them from the `default_training` of a model"
+            )
+        return CompleteTraining(**vars(self))
 
     @property
     def _open(self) -> list[str]:
@@ -81,8 +87,8 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(Training):
-    """A `Training` that leaves nothing open; as it stands, that of models whose rows are interactions."""
+class CompleteTraining(Training):
+    """A `Training` without None; the defaults are those of models whose training rows are interactions."""
 
     epochs: int = 50
     batch_size: int = 1024
@@ -91,10 +97,21 @@ class Recipe(Training):
     patience: int = 5
 
 
-def check(config: object, **rules: bool) -> None:
-    """Raise one `ConfigError` naming every field whose rule does not hold.
+MAX_LAYERS = 64
+"""Most layers of a network that settings may ask for."""
 
-    Called in `__post_init__`: `check(self, lr=self.lr > 0)`. Choices (`Literal` fields) are checked too.
+
+def check(config: object, **rules: bool) -> None:
+    """Check the fields of a config.
+
+    Called in `__post_init__`: `check(self, lr=self.lr > 0)`. `Literal` fields are checked as well.
+
+    Args:
+        config: The config.
+        rules: Name of a field -> whether its value is allowed.
+
+    Raises:
+        ConfigError: Lists all fields that break a rule.
     """
     faults = [f"{name} = {getattr(config, name)!r} is out of range" for name, ok in rules.items() if not ok]
     hints = typing.get_type_hints(type(config))
@@ -108,22 +125,22 @@ def check(config: object, **rules: bool) -> None:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config as JSON-able values; tuples become lists."""
+    """Convert a config to JSON-able values; tuples become lists."""
     return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
 
 def from_dict(cls: type[C], values: Any) -> C:
-    """A config from plain values; every fault is reported at once.
+    """Build a config from plain values.
 
     Args:
-        cls: The config's class.
-        values: A dict of plain values; anything else, as a file may hold it, is an error.
+        cls: Class of the config.
+        values: A dict of plain values; any other type is an error.
 
     Raises:
-        ConfigError: Unknown or missing keys, wrong types, values out of range.
+        ConfigError: Lists all unknown and missing keys, wrong types and values out of range.
     """
     if not isinstance(values, dict):
-        raise ConfigError(f"{cls.__qualname__}: {values!r} is not a table of settings")
+        raise ConfigError(f"{cls.__qualname__}: {values!r} is not a mapping of settings")
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     faults = [_unknown(key, fields) for key in values if key not in fields]
@@ -141,16 +158,16 @@ def from_dict(cls: type[C], values: Any) -> C:
     if not faults:
         return cls(**given)
     try:
-        cls(**given)  # what is of the right type may still be out of range
+        cls(**given)  # values of the right type may still be out of range
     except ConfigError as error:
         faults += _lines(error)
-    except TypeError:  # a field without default is missing, which is said already
+    except TypeError:  # a field without a default is missing, which is already reported
         pass
     raise ConfigError.faults(cls.__qualname__, faults)
 
 
 def _lines(error: ConfigError) -> list[str]:
-    """The faults of a config's error, without its heading."""
+    """The faults that an error lists, without its heading."""
     text = str(error)
     first, *rest = (text.partition(": ")[2] or text).split("\n  - ")
     return rest or [first]

@@ -1,7 +1,7 @@
-"""Every fault a user can cause is one of these; nothing else is shown to a user.
+"""Errors that a user can cause; each is a child of `PalateError`.
 
-A message says what was given, what was expected and what to do. Several faults of one table or one
-config are reported together: pass them all to `faults`.
+A message says what was given, what was expected and what to do. All faults of a table or a config are reported
+together, by `PalateError.faults`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Iterable
 
 
 class PalateError(Exception):
-    """The root of all errors palate raises on purpose."""
+    """Base class of all errors that palate raises deliberately."""
 
     @classmethod
     def faults(cls, heading: str, faults: Iterable[str]) -> PalateError:
-        """One error for many faults.
+        """Build one error that lists many faults.
 
         Args:
-            heading: What was looked at, for example a file's name.
-            faults: One line for each fault, in the order found.
+            heading: What has the faults, for example the name of a file.
+            faults: One line for each fault, in order.
         """
         lines = list(faults)
         if len(lines) == 1:
@@ -27,7 +27,7 @@ class PalateError(Exception):
 
 
 class DataError(PalateError):
-    """A table cannot be read, or what it holds cannot be used."""
+    """A table cannot be read, or its content cannot be used."""
 
 
 class ConfigError(PalateError):
@@ -35,24 +35,30 @@ class ConfigError(PalateError):
 
 
 class UnknownId(PalateError):
-    """A user or an item was asked for that palate has never seen."""
+    """A user or an item is not in the data."""
 
 
 class CannotAnswer(PalateError):
-    """A model was asked a kind of question it has no answer to."""
+    """A model does not support this kind of query."""
 
 
 class TrainingError(PalateError):
-    """Training cannot go on, for example because the loss is no longer a number."""
+    """Training cannot continue, for example because the loss is not finite."""
 
 
 class ArtifactError(PalateError):
-    """A saved folder is incomplete, edited, of a newer format, or cannot be written."""
+    """A saved folder is incomplete, was edited, has a newer format, or cannot be written."""
 
 
 class SourceError(PalateError):
-    """A data set cannot be fetched, or what came is not what was expected."""
+    """A data set cannot be downloaded or cached, or its files are not the expected ones."""
 
 
 class MissingExtra(PalateError):
-    """An optional dependency is needed and not installed; the message names the extra."""
+    """An optional dependency is not installed; the message names the extra to install."""
+
+
+def quoted(value: object, width: int = 60) -> str:
+    """Format a value for a message: quoted, shortened if it is longer than `width` characters."""
+    text = repr(value)
+    return text if len(text) <= width else text[: width - 3] + "..."

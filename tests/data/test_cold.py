@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from test_split import dataset, parts_of, tags, uneven
 
-from palate.data.split import SPLITS
+from palate.data.splits import SPLITS
 from palate.errors import ConfigError
 
 
@@ -37,7 +37,7 @@ def test_new_users_may_be_shown_less_and_asked_for_the_same() -> None:
         assert shown == number * people
         left_out = len(data) - shown - len(split.train) - len(split.valid) - len(split.test)
         assert left_out == (5 - number) * people
-        assert any(f"{left_out} rows of held-out users are neither shown" in note for note in split.notes) == (
+        assert any(f"{left_out} rows of held-out users are neither history" in note for note in split.notes) == (
             number < 5
         )
     with pytest.raises(ConfigError, match="skip = -1"):

@@ -86,9 +86,9 @@ def test_side_tables_follow_the_index() -> None:
 def test_side_tables_of_no_use_are_refused() -> None:
     with pytest.raises(DataError, match="item_id 10 more than once"):
         Dataset.from_frame(FRAME, items=pl.DataFrame({"item_id": [10, 10], "x": [1, 2]}))
-    with pytest.raises(DataError, match="a column item_id of whole numbers"):
+    with pytest.raises(DataError, match="a column 'item_id' of whole numbers"):
         Dataset.from_frame(FRAME, items=pl.DataFrame({"item_id": ["10"]}))
-    with pytest.raises(DataError, match="a column user_id of text"):
+    with pytest.raises(DataError, match="a column 'user_id' of text"):
         Dataset.from_frame(FRAME, users=pl.DataFrame({"id": ["a"]}))
 
 

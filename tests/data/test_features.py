@@ -15,10 +15,10 @@ import torch
 
 from palate.config import from_dict, to_dict
 from palate.data.dataset import Spec
-from palate.data.encoded import Column, Features
-from palate.data.features import LENGTH, encode, infer, learn
-from palate.data.kinds import look
-from palate.data.values import CHARACTERS, as_tokens
+from palate.data.features.encode import MAX_TOKENS, encode, infer, learn
+from palate.data.features.infer import infer_columns
+from palate.data.features.schema import Column, FeatureSchema
+from palate.data.features.values import MAX_CHARACTERS, as_tokens
 from palate.errors import ConfigError, DataError
 
 PLOTS = [
@@ -73,13 +73,13 @@ def encoded(values: Any, kind: str, later: Any = None) -> Any:
 
 def test_kinds_are_found() -> None:
     assert infer(MOVIES, "item_id", {}) == KINDS
-    reasons = {one.name: one.why for one in look(MOVIES, "item_id", {}) if one.kind is None}
+    reasons = {one.name: one.why for one in infer_columns(MOVIES, "item_id", {}) if one.kind is None}
     assert set(reasons) == {"studio", "nothing", "blank", "uneven", "nested"}
-    assert reasons["studio"] == "the same wherever it is known: Big Pictures"
-    assert reasons["nothing"] == reasons["blank"] == "nothing is known"
-    assert "several lengths: 2 numbers in row 2, where 1 are expected" in reasons["uneven"]
-    assert "has no kind" in reasons["nested"]
-    days = look(pl.DataFrame({"item_id": [1, 2], "day": [date(1995, 1, 2), date(1996, 3, 4)]}), "item_id", {})
+    assert reasons["studio"] == "all values are equal: Big Pictures"
+    assert reasons["nothing"] == reasons["blank"] == "no values"
+    assert "several lengths: 2 numbers in row 2, expected 1" in reasons["uneven"]
+    assert "are not supported" in reasons["nested"]
+    days = infer_columns(pl.DataFrame({"item_id": [1, 2], "day": [date(1995, 1, 2), date(1996, 3, 4)]}), "item_id", {})
     assert days[0].examples == ("1995-01-02", "1996-03-04")
 
 
@@ -123,12 +123,13 @@ def test_declared_kinds_that_cannot_be() -> None:
     declared = {"title": "number", "price": "tags", "uneven": "vector", "rated": "date", "year": "image"}
     with pytest.raises(DataError, match="table of items: 5 faults") as caught:
         infer(MOVIES, "item_id", declared)
-    assert "title is declared as number and holds text that is no number ('Film number 0 of the year' in row 1)" in str(
-        caught.value
+    assert (
+        "title is declared as number and holds text that is not a number ('Film number 0 of the year' in row 1)"
+        in str(caught.value)
     )
     with pytest.raises(ConfigError, match="year = 'int' is not one of number, category, tags"):
         infer(MOVIES, "item_id", {"year": "int"})
-    with pytest.raises(DataError, match="no column 'yaer' to be number; did you mean 'year'"):
+    with pytest.raises(DataError, match="no column 'yaer', declared as number; did you mean 'year'"):
         infer(MOVIES, "item_id", {"yaer": "number"})
 
 
@@ -136,7 +137,7 @@ def test_numbers_are_standardised_and_missing_is_not_zero() -> None:
     x = encoded([1.0, 3.0, None, float("nan"), float("inf")], "number")
     assert x.numbers[:, 0].tolist() == [-1.0, 1.0, 0.0, 0.0, 0.0]
     assert x.known[:, 0].tolist() == [True, True, False, False, False]
-    assert x.notes == ("x: 2 values are no usable number",)
+    assert x.notes == ("x: 2 values cannot be used as number",)
     assert x.any_known.tolist() == [True, True, False, False, False]
     far = encoded([1.0, 3.0], "number", later=[1e300, -1e300])
     assert far.numbers[:, 0].tolist() == [100.0, -100.0]
@@ -146,14 +147,14 @@ def test_numbers_are_standardised_and_missing_is_not_zero() -> None:
 def test_categories_are_indices_by_frequency_and_new_ones_are_unknown() -> None:
     x = encoded(["b", "a", "b", None, " "], "category", later=["a", "b", "c", None, "a "])
     assert x.categories[:, 0].tolist() == [2, 1, 0, 0, 2]
-    assert x.notes == ("x: 1 values were not in training and count as unknown",)
+    assert x.notes == ("x: 1 values do not occur in training and count as unknown",)
     assert encoded([3.0, 4.0, None], "category", later=[3, 4, 5]).categories[:, 0].tolist() == [1, 2, 0]
 
 
 def test_tags_are_distinct_and_new_ones_are_zero() -> None:
     x = encoded(["a|b", "b", None], "tags", later=["b|a|b", "", "new|a|newer", None])
     assert [row.tolist() for row in x.tags["x"]] == [[1, 2], [], [0, 2], []]
-    assert x.notes == ("x: 1 rows hold tags that were not in training",)
+    assert x.notes == ("x: 1 rows hold tags that do not occur in training",)
     features = learn(pl.DataFrame({"x": ["a|b", "b", None]}), {"x": "tags"})
     assert features.columns[0].idf == pytest.approx((math.log(3 / 3) + 1, math.log(3 / 2) + 1))
     lists = encoded([["a", "b"], ["b"]], "tags", later=[["b", "a", "b"], []])
@@ -194,7 +195,7 @@ def test_words_of_any_script() -> None:
 def test_texts_are_tokens_in_order() -> None:
     x = encoded(["b a b", "a", "", None], "text", later=["a c b a", None, "B!"])
     assert [row.tolist() for row in x.text["x"]] == [[1, 0, 2], [], [2]]  # no longer than the longest of training
-    assert x.notes == ("x: 1 texts go on after 3 words; that is left out",)
+    assert x.notes == ("x: 1 texts are longer than 3 words; the rest is ignored",)
     features = learn(pl.DataFrame({"x": ["b a b", "a", "", None]}), {"x": "text"})
     assert features.columns[0].values == ("a", "b")
     assert features.columns[0].idf == pytest.approx((math.log(3 / 3) + 1, math.log(3 / 2) + 1))
@@ -205,8 +206,8 @@ def test_ten_megabytes_in_a_cell() -> None:
     start = time.perf_counter()
     x = encoded([huge, "two words", None], "text")
     assert time.perf_counter() - start < 5
-    assert len(x.text["x"][0]) == LENGTH < CHARACTERS
-    assert x.notes == (f"x: 1 texts go on after {LENGTH} words; that is left out",)
+    assert len(x.text["x"][0]) == MAX_TOKENS < MAX_CHARACTERS
+    assert x.notes == (f"x: 1 texts are longer than {MAX_TOKENS} words; the rest is ignored",)
     assert infer(pl.DataFrame({"x": [huge, "two words", "and some more"]}), "item_id", {}) == {"x": "text"}
 
 
@@ -221,9 +222,11 @@ def test_vectors_pass_through_and_missing_ones_are_nan() -> None:
     assert x[0].tolist() == [1.0, 2.0]
     assert x[1:].isnan().all()
     assert x.shape == (5, 2)
-    with pytest.raises(DataError, match=r"x is to be vector and holds vectors of several lengths: 3 numbers in row 2"):
+    with pytest.raises(
+        DataError, match=r"x is declared as vector and holds vectors of several lengths: 3 numbers in row 2"
+    ):
         learn(pl.DataFrame({"x": [[1.0, 2.0], [1.0, 2.0, 3.0]]}), {"x": "vector"})
-    with pytest.raises(DataError, match=r"learned as vector and now holds .*3 numbers in row 1, where 2 are expected"):
+    with pytest.raises(DataError, match=r"learned as vector and now holds .*3 numbers in row 1, expected 2"):
         encoded([[1.0, 2.0]], "vector", later=[[1.0, 2.0, 3.0]])
 
 
@@ -236,7 +239,7 @@ def test_a_column_that_is_missing_is_unknown_and_others_are_passed_over() -> Non
     assert x.known[:, 1:].sum() == 0
     assert x.any_known.all()
     assert len(x.notes) == len(kinds) - 1
-    assert x.notes[0] == "title: there is no such column, so it is unknown in all 2 rows"
+    assert x.notes[0] == "title: there is no such column; it is unknown in all 2 rows"
     nobody = encode(pl.DataFrame({"item_id": [1, 2]}), features)
     assert not nobody.any_known.any()
     assert len(encode(MOVIES.head(0), features)) == 0
@@ -245,16 +248,16 @@ def test_a_column_that_is_missing_is_unknown_and_others_are_passed_over() -> Non
 @pytest.mark.parametrize(
     ("kind", "learned", "later", "told"),
     [
-        ("number", [1, 2], ["many", "few"], r"text that is no number \('many' in row 1\)"),
+        ("number", [1, 2], ["many", "few"], r"text that is not a number \('many' in row 1\)"),
         ("number", [1, 2], [[1], [2]], r"list\(int64\)"),
         ("category", ["a", "b"], [["a"], ["b"]], r"list\(string\)"),
         ("tags", [["a"], ["b"]], ["a", "b"], "text, not lists"),
         ("tags", ["a|b", "b"], [1, 2], r"int64 \(such as '1'\)"),
         ("date", [date(2000, 1, 1)], [1, 2], "int64"),
-        ("date", [date(2000, 1, 1)], ["soon"], r"text that is no date \('soon' in row 1\)"),
+        ("date", [date(2000, 1, 1)], ["soon"], r"text that is not a date \('soon' in row 1\)"),
         ("text", ["a b", "c d"], [{"a": 1}], "struct"),
         ("vector", [[1.0], [2.0]], [1.0, 2.0], "float64"),
-        ("image", ["a.png"], [1, 2], "int64, neither bytes nor paths"),
+        ("image", ["a.png"], [1, 2], "int64, neither bytes nor file paths"),
     ],
 )
 def test_a_column_of_another_type_is_one_error(kind: str, learned: Any, later: Any, told: str) -> None:
@@ -299,7 +302,7 @@ def test_rows_do_not_depend_on_each_other() -> None:
 
 def test_features_are_json_and_large_ones_are_quick() -> None:
     column = Column(name="x", kind="text", values=tuple(f"w{n}" for n in range(50_000)), idf=(1.5,) * 50_000, length=9)
-    spec = Spec(n_users=1, n_items=2, item_features=Features(columns=(column,)))
+    spec = Spec(n_users=1, n_items=2, item_features=FeatureSchema(columns=(column,)))
     start = time.perf_counter()
     back = from_dict(Spec, json.loads(json.dumps(to_dict(spec))))
     assert time.perf_counter() - start < 2

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from server import Site, closed_port
 
-from palate.data.fetch import cache_folder, fetch
+from palate.data.cache import cache_folder
+from palate.data.sources.download import fetch
 from palate.errors import SourceError
 
 DATA = np.random.default_rng(0).bytes(1_500_000)
@@ -79,7 +80,7 @@ def test_a_server_that_never_gets_further_is_given_up(site: Site, tmp_path: Path
 def test_the_wrong_file_is_thrown_away(site: Site, tmp_path: Path, algorithm: str) -> None:
     site.files["/x.zip"] = DATA[:-1] + b"?"
     wanted = f"{algorithm}:{hashlib.new(algorithm, DATA).hexdigest()}"
-    with pytest.raises(SourceError, match=f"what came has checksum {algorithm}:[0-9a-f]+, {wanted} was expected"):
+    with pytest.raises(SourceError, match=f"the file has checksum {algorithm}:[0-9a-f]+, expected {wanted}"):
         fetch([f"{site.url}/x.zip"], tmp_path / "x.zip", wanted)
     assert not list(tmp_path.iterdir())
 
@@ -89,7 +90,7 @@ def test_a_second_place_is_tried(site: Site, tmp_path: Path) -> None:
     urls = [f"{site.url}/a.zip", f"{site.url}/b.zip"]
     assert fetch(urls, tmp_path / "x.zip", SHA256).read_bytes() == DATA
     with pytest.raises(
-        SourceError, match=r"2 faults[^$]*a\.zip: the server answers 404[^$]*c\.zip: the server answers 404"
+        SourceError, match=r"2 faults[^$]*a\.zip: the server answered 404[^$]*c\.zip: the server answered 404"
     ):
         fetch([f"{site.url}/a.zip", f"{site.url}/c.zip"], tmp_path / "y.zip", SHA256)
 
@@ -101,7 +102,7 @@ def test_nobody_there(tmp_path: Path) -> None:
 
 def test_no_room_for_what_is_announced(site: Site, tmp_path: Path) -> None:
     site.files["/x.zip"], site.claim = DATA, 10**18
-    with pytest.raises(SourceError, match=r"bytes left and 1,000,000,000,000,000,000 more are needed.*PALATE_CACHE"):
+    with pytest.raises(SourceError, match=r"bytes free, 1,000,000,000,000,000,000 are needed.*PALATE_CACHE"):
         fetch([f"{site.url}/x.zip"], tmp_path / "x.zip", SHA256)
 
 
@@ -109,7 +110,7 @@ def test_no_room_for_what_is_announced(site: Site, tmp_path: Path) -> None:
 def test_a_full_disk(site: Site, tmp_path: Path) -> None:
     site.files["/x.zip"] = DATA
     (tmp_path / "x.zip.part").symlink_to("/dev/full")
-    with pytest.raises(SourceError, match=r"x\.zip\.part cannot be written: the disk is full; make room"):
+    with pytest.raises(SourceError, match=r"x\.zip\.part cannot be written: the disk is full; free some space"):
         fetch([f"{site.url}/x.zip"], tmp_path / "x.zip", SHA256)
     assert not (tmp_path / "x.zip").exists()
 
@@ -125,7 +126,7 @@ def test_the_bar_is_drawn_on_a_terminal_only(site: Site, tmp_path: Path, capfd: 
     fetch([f"{site.url}/x.zip"], tmp_path / "x.zip", SHA256)
     assert capfd.readouterr() == ("", "")
     call = f"fetch(['{site.url}/x.zip'], Path('y.zip'), '{SHA256}')"
-    code = f"from pathlib import Path; from palate.data.fetch import fetch; {call}"
+    code = f"from pathlib import Path; from palate.data.sources.download import fetch; {call}"
     environment = os.environ | {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "100"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True

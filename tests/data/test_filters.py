@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palate.data.filters import filter_interactions
+from palate.data.reading.interactions import filter_interactions
 from palate.errors import ConfigError, DataError
 
 
@@ -35,7 +35,7 @@ def test_the_core_equals_plain_python(pairs: list[tuple[int, int]], min_user: in
     table = frame(pairs).cast(pl.String) if text else frame(pairs)
     expected = core(pairs, min_user, min_item)
     if not expected:
-        with pytest.raises(DataError, match="no interactions are left"):
+        with pytest.raises(DataError, match="no interactions remain"):
             filter_interactions(table, min_user=min_user, min_item=min_item)
         return
     checked = filter_interactions(table, min_user=min_user, min_item=min_item)
@@ -58,8 +58,8 @@ def test_what_is_removed_is_said() -> None:
     checked = filter_interactions(frame(pairs, [5, 5, 5, 5, 5, 1]), min_rating=4, min_user=2, min_item=2)
     assert checked.frame.select("user_id", "item_id").rows() == pairs[:4]
     assert checked.notes == (
-        "min_rating 4: 1 of 6 rows removed, with them 0 users and 1 item",
-        "min_user 2, min_item 2: 1 of 5 rows removed, with them 1 user and 0 items in 1 round",
+        "min_rating 4: 1 of 6 rows removed; 0 users and 1 item have no rows left",
+        "min_user 2, min_item 2: 1 of 5 rows removed in 1 round; 1 user and 0 items have no rows left",
     )
 
 
@@ -75,5 +75,5 @@ def test_faults() -> None:
         filter_interactions(frame([(1, 1)]), min_user=-1)
     with pytest.raises(DataError, match="min_rating = 4 needs ratings; the columns are user_id, item_id"):
         filter_interactions(frame([(1, 1)]), min_rating=4)
-    with pytest.raises(DataError, match="no interactions are left of 1: min_rating 4: 1 of 1 row removed"):
+    with pytest.raises(DataError, match="no interactions remain of 1: min_rating 4: 1 of 1 row removed"):
         filter_interactions(frame([(1, 1)], [3.0]), min_rating=4)

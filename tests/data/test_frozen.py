@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from palate.data.dataset import Dataset
-from palate.data.frozen import with_vectors
+from palate.data.features.frozen import with_vectors
 from palate.errors import ConfigError, DataError
 
 
@@ -90,9 +90,9 @@ def test_a_module_is_asked_in_eval_mode_and_without_gradients() -> None:
 @pytest.mark.parametrize(
     ("encoder", "message"),
     [
-        (lambda texts: [[1.0]], r"gives \(1, 1\) for 2 rows"),
-        (lambda texts: [1.0] * len(texts), r"gives \(2,\) for 2 rows"),
-        (lambda texts: [["a"]] * len(texts), "gives no array of numbers"),
+        (lambda texts: [[1.0]], r"returns shape \(1, 1\) for 2 rows"),
+        (lambda texts: [1.0] * len(texts), r"returns shape \(2,\) for 2 rows"),
+        (lambda texts: [["a"]] * len(texts), "does not return an array of numbers"),
         (lambda texts: [[np.nan]] * len(texts), "not finite"),
     ],
 )
@@ -102,17 +102,17 @@ def test_what_is_no_vector_each_is_refused(encoder: Any, message: str) -> None:
 
 
 def test_faults_are_told() -> None:
-    with pytest.raises(DataError, match="there is no column plott; there is item_id, plot"):
+    with pytest.raises(DataError, match="there is no column 'plott'; columns found: item_id, plot"):
         with_vectors(TABLE, "plott", Lengths(), "x")
     with pytest.raises(ConfigError, match=r"name = '\.\./x'"):
         with_vectors(TABLE, "plot", Lengths(), "../x")
-    with pytest.raises(DataError, match="plot holds nothing to encode"):
+    with pytest.raises(DataError, match="column 'plot' holds nothing to encode"):
         with_vectors(TABLE.with_columns(plot=pl.lit(None, dtype=pl.String)), "plot", Lengths(), "x")
     with pytest.raises(DataError, match="item_id holds Int64, not text"):
         with_vectors(pl.DataFrame({"item_id": [1]}), "item_id", Lengths(), "x")
     with_vectors(TABLE, "plot", Lengths(), "x")
     more = TABLE.with_columns(plot=pl.lit("else"))
-    with pytest.raises(DataError, match="width 2 and 3; those kept from before count too"):
+    with pytest.raises(DataError, match="width 2 and 3, including cached ones"):
         with_vectors(more, "plot", lambda texts: [[1.0, 2.0, 3.0]] * len(texts), "x")
 
 
@@ -120,7 +120,7 @@ def test_vectors_are_a_column_like_any_other() -> None:
     table = with_vectors(TABLE, "plot", Lengths(), "lengths").drop("plot")
     rows = pl.DataFrame({"user_id": ["u"] * 5, "item_id": ["a", "b", "c", "d", "e"]})
     data = Dataset.from_frame(rows, table)
-    features = data.described.item_features
+    features = data.feature_spec.item_features
     assert features is not None
     assert [(column.name, column.kind, column.size) for column in features.columns] == [
         ("plot_lengths", "vector", (2,))

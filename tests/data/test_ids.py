@@ -97,16 +97,16 @@ def test_ids_of_no_use_are_refused() -> None:
         IdMap.build(pl.Series([True]))
     with pytest.raises(DataError, match="1 of 2 ids are null"):
         IdMap.build(pl.Series(["a", None]))
-    with pytest.raises(DataError, match="18446744073709551615 do not fit 64 bits"):
+    with pytest.raises(DataError, match="18446744073709551615 do not fit in 64 bits"):
         IdMap.build(pl.Series([2**64 - 1], dtype=pl.UInt64))
-    with pytest.raises(DataError, match="Int64 ids cannot join String ids"):
+    with pytest.raises(DataError, match="ids of type Int64 cannot be added to ids of type String"):
         IdMap.build(pl.Series(["a"])).extend(pl.Series([1]))
 
 
 def test_require_names_what_is_unknown() -> None:
     ids = IdMap.build(pl.Series(["a", "b"]))
     assert ids.require(["b", "a"], "user").tolist() == [1, 0]
-    with pytest.raises(UnknownId, match=r"unknown item 'x', 7: not among the 2 items .* are text, for example 'a'"):
+    with pytest.raises(UnknownId, match=r"2 unknown items: 'x', 7: not among the 2 items .* are text, for example 'a'"):
         ids.require(["a", "x", 7], "item")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 import zlib
@@ -15,11 +16,12 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from palate.data import images
 from palate.data.dataset import Dataset
-from palate.data.encoded import Encoded, Features
-from palate.data.features import IMAGE, encode, learn
-from palate.data.read_side import read_side
+from palate.data.features import images
+from palate.data.features.encode import IMAGE_SIZE, encode, learn
+from palate.data.features.schema import FeatureBatch, FeatureSchema
+from palate.data.reading import inspect_side
+from palate.data.reading.side_tables import read_side
 from palate.errors import MissingExtra, SourceError
 
 RED = (230, 20, 10)
@@ -44,7 +46,7 @@ def noise(seed: int, size: tuple[int, int] = (96, 144)) -> bytes:
     return out.getvalue()
 
 
-def read(values: list[Any]) -> tuple[Encoded, np.ndarray]:
+def read(values: list[Any]) -> tuple[FeatureBatch, np.ndarray]:
     """The encoding of a column of images and, for each row that has one, its pixels."""
     table = pl.DataFrame({"item_id": [f"m{n}" for n in range(len(values))], "x": values})
     found = encode(table, learn(table, {"x": "image"}))
@@ -64,7 +66,7 @@ def test_pixels_are_what_was_there() -> None:
     blob = noise(1)
     found, pixels = read([blob, None, blob])
     assert found.images["x"].row.tolist() == [0, -1, 0]
-    assert (pixels.dtype, pixels.shape) == (np.uint8, (2, *IMAGE))
+    assert (pixels.dtype, pixels.shape) == (np.uint8, (2, *IMAGE_SIZE))
     expected = np.asarray(Image.open(BytesIO(blob))).transpose(2, 0, 1)
     np.testing.assert_array_equal(pixels[0], expected)
     assert found.notes == ()
@@ -85,7 +87,7 @@ def test_every_mode_becomes_rgb() -> None:
         picture("L", colour=77),
     )
     _, pixels = read([grey16.getvalue(), floats.getvalue(), alpha, palette.getvalue(), one, cmyk, grey, picture()])
-    assert pixels.shape == (8, *IMAGE)
+    assert pixels.shape == (8, *IMAGE_SIZE)
     for ramp in pixels[:2]:
         assert ramp.min() < 10
         assert ramp.max() > 245
@@ -119,7 +121,7 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path: Path) -> None:
         "x: 6 of 8 images cannot be used (m1: empty; m2: not an image; m3: broken (image file is trunc"
     )
     assert "m4: a decompression bomb" in note
-    assert "m5: 8000 x 8000 pixels are too many" in note
+    assert "m5: 8000 x 8000 pixels exceed the limit of 50,000,000" in note
     assert note.endswith("and 1 more)")
     path = tmp_path / "there.png"
     path.write_bytes(good)
@@ -127,6 +129,18 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path: Path) -> None:
     assert (found.images["x"].row >= 0).tolist() == [True, False, False]
     assert "gone.png cannot be read (No such file or directory)" in found.notes[0]
     assert read([b"bad"])[0].images["x"].row.tolist() == [-1]
+
+
+def test_only_regular_files_of_a_sensible_size_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(images.MAX_FILE_BYTES + 1)
+    (tmp_path / "fine.png").write_bytes(picture())
+    paths = [str(tmp_path / "pipe.png"), "/dev/zero", str(tmp_path / "huge.png"), str(tmp_path / "fine.png")]
+    found, [note] = images.read_images(pl.Series("x", paths), (3, 8, 8))
+    assert found.row.tolist() == [-1, -1, -1, 0]
+    assert f"{tmp_path}/pipe.png is not a regular file; row 2: /dev/zero is not a regular file" in note
+    assert "huge.png is larger than 256 MiB" in note
 
 
 def test_random_damage_never_raises() -> None:
@@ -156,7 +170,7 @@ def test_the_cache_grows_and_what_is_mapped_stays(cache: Path) -> None:
     first, pixels = read(values[:4])
     _, more = read(values[::-1])
     np.testing.assert_array_equal(more[::-1][:4], pixels)
-    assert (cache / "pixels.u8").stat().st_size == 6 * np.prod(IMAGE)
+    assert (cache / "pixels.u8").stat().st_size == 6 * np.prod(IMAGE_SIZE)
     np.testing.assert_array_equal(first.images["x"].pixels[first.images["x"].row.numpy()], pixels)
 
 
@@ -200,8 +214,8 @@ def test_paths_are_seen_from_the_table(tmp_path: Path) -> None:
     assert table["poster"].to_list() == [f"{tmp_path}/posters/a.png", f"{tmp_path}/b.png", None]
     data = Dataset.from_frame(pl.DataFrame({"user_id": ["u"] * 3, "item_id": ["a", "b", "c"]}), table)
     assert data.provides == {"interactions", "item_features", "item_image"}
-    features = data.described.item_features
-    assert isinstance(features, Features)
+    features = data.feature_spec.item_features
+    assert isinstance(features, FeatureSchema)
     assert data.encoded_items(features).images["poster"].row.tolist() == [0, 1, -1]
     assert data.encoded_items(features) is data.encoded_items(features)
 
@@ -212,3 +226,14 @@ def test_real_posters(real_data: Any) -> None:
     found = encode(table, learn(table, {"jpeg": "image"}))
     assert (found.images["jpeg"].row >= 0).all()
     assert found.notes == ()
+
+
+def test_inspect_counts_images_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "good.png").write_bytes(picture())
+    (tmp_path / "bad.png").write_text("no image")
+    (tmp_path / "items.csv").write_text("item_id,poster\na,good.png\nb,bad.png\nc,none.png\n")
+    found = inspect_side(tmp_path / "items.csv")
+    assert found is not None
+    assert len(found.notes) == 1
+    assert found.notes[0].startswith("poster: 2 of 3 images cannot be used (b: not an image; c: ")
+    assert "\nnotes\n  - poster: 2 of 3 images" in str(found)

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from palate.data.table import inspect
+from palate.data.reading import inspect
 from palate.errors import DataError
 
 TEXT = """userId,movieId,rating,timestamp,title
@@ -46,7 +46,7 @@ ratings
   5  ███████████████                           1
 
 notes
-  - 1 row equal to an earlier one removed
+  - 1 row equal to an earlier row removed
 
 faults
   - rating: not a number in 1 row ('oops' in row 5)"""

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from palate.data.table import read_side
+from palate.data.reading import read_side
 from palate.errors import DataError
 
 Write = Callable[..., Path]

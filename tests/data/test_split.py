@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palate.data.dataset import Dataset
-from palate.data.split import SPLITS, Split, kfold
+from palate.data.queries import Events
+from palate.data.splits import SPLITS, Split, default_split, kfold
 from palate.errors import ConfigError, DataError
 
-HELD_OUT = {"new-users", "new-users-and-items", "strong-generalisation"}
+HELD_OUT = {"sessions", "new-users", "new-users-and-items", "strong-generalisation"}
 OPTIONS: dict[str, list[dict[str, Any]]] = {
-    "temporal": [{}],
+    "temporal": [{}, {"targets": "last"}, {"targets": "successive"}],
+    "sessions": [{}],
     "random": [{}],
     "per-user": [{}, {"rounding": "up"}],
     "leave-last-out": [{"valid": 1}, {"valid": 2, "test": 2}],
     "k-fold": [{"k": 3, "fold": 2}],
-    "given": [{"parts": "names"}, {"parts": "folds", "fold": 0}],
+    "predefined": [{"parts": "names"}, {"parts": "folds", "fold": 0}],
     "new-users": [{}, {"given": 1}, {"given": 3, "order": "random"}],
     "new-items": [{}, {"others": 0.2}],
     "new-users-and-items": [{}, {"given": 1}, {"given": 1, "skip": 2}],
@@ -65,7 +68,7 @@ def run(data: Dataset, name: str, options: dict[str, Any]) -> Split:
         options = options | {"parts": np.array(["train", "test", "valid"])[folds]}
     if str(options.get("parts")) == "folds":
         options = options | {"parts": folds}
-    if name not in ("leave-last-out", "k-fold", "given"):
+    if name not in ("leave-last-out", "k-fold", "predefined"):
         options = {"valid": 0.2, "test": 0.2} | options
     return SPLITS[name](data, **options)
 
@@ -121,7 +124,7 @@ def check_new_pairs(data: Dataset, split: Split, everything: list[int]) -> None:
     assert f"new-users-and-items: {len(data) - len(everything):,} rows are in no part" in split.notes
 
 
-def check_partition(data: Dataset, split: Split, name: str) -> None:
+def check_partition(data: Dataset, split: Split, name: str, last: bool = False) -> None:
     """No row twice, none lost; histories hold what came before and nothing else."""
     kept = {part: tags(found) for part, found in parts_of(split).items()}
     everything = kept["train"] + kept["valid"] + kept["test"]
@@ -129,6 +132,10 @@ def check_partition(data: Dataset, split: Split, name: str) -> None:
         everything += kept["before valid"] + kept["before test"]
     if name == "new-users-and-items":
         check_new_pairs(data, split, everything)
+    elif last:
+        assert sorted(everything + kept["before test"]) == sorted(tags(data) + kept["train"] + kept["valid"])
+        assert set(kept["train"]) <= set(kept["before valid"]) <= set(kept["before test"])
+        return
     else:
         assert sorted(everything) == sorted(tags(data))
     if name not in HELD_OUT:
@@ -158,7 +165,7 @@ def test_every_split_keeps_the_contract(
     for part in parts_of(split).values():
         check_rows(data, part)
     check_maps(split)
-    check_partition(data, split, name)
+    check_partition(data, split, name, options.get("targets") == "last")
     assert min(len(split.train), len(split.valid), len(split.test)) > 0
 
 
@@ -169,7 +176,7 @@ def test_splits_of_uneven_data(name: str, options: dict[str, Any]) -> None:
     for part in parts_of(split).values():
         check_rows(data, part)
     check_maps(split)
-    check_partition(data, split, name)
+    check_partition(data, split, name, options.get("targets") == "last")
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
@@ -179,7 +186,7 @@ def test_one_seed_one_split(name: str, options: dict[str, Any]) -> None:
     for part, same in zip(parts_of(first).values(), parts_of(again).values(), strict=True):
         assert part.fingerprint == same.fingerprint
     assert first.notes == again.notes
-    chance = name not in ("temporal", "leave-last-out") and options.get("parts") != "names"
+    chance = name not in ("temporal", "leave-last-out", "sessions") and options.get("parts") != "names"
     assert (first.train.fingerprint != other.train.fingerprint) == chance
 
 
@@ -190,7 +197,7 @@ def test_valid_may_be_left_out(name: str, options: dict[str, Any]) -> None:
     split = run(uneven(), name, options | {"valid": 0})
     assert len(split.valid) == 0
     check_maps(split)
-    check_partition(uneven(), split, name)
+    check_partition(uneven(), split, name, options.get("targets") == "last")
 
 
 def test_every_split_is_tried() -> None:
@@ -243,16 +250,16 @@ def test_temporal_keeps_a_second_together_and_says_so() -> None:
     assert tags(split.valid) == [3, 4, 5, 6, 7]
     assert tags(split.test) == [8, 9]
     assert (
-        split.notes[0] == "temporal: valid begins at 1970-01-01T00:00:03 UTC; 1 more rows of that second than asked "
-        "for went there with it"
+        split.notes[0] == "temporal: valid begins at 1970-01-01T00:00:03 UTC; 1 extra row moved to valid because of "
+        "equal timestamps"
     )
-    assert split.notes[1].startswith("temporal: test begins at 1970-01-01T00:00:08 UTC; 1 more rows")
+    assert split.notes[1].startswith("temporal: test begins at 1970-01-01T00:00:08 UTC; 1 extra row")
 
 
 def test_temporal_without_time_to_split_by() -> None:
     with pytest.raises(DataError, match="needs timestamps, which this data lacks"):
         SPLITS["temporal"](dataset([(0, 0), (0, 1)], None))
-    with pytest.raises(DataError, match="leaves no rows for train and valid: rows that share a second stay together"):
+    with pytest.raises(DataError, match="leaves no rows for train and valid: rows with equal timestamps stay together"):
         SPLITS["temporal"](dataset([(0, n) for n in range(10)], [5] * 10))
 
 
@@ -264,13 +271,13 @@ def test_leave_last_out_by_hand() -> None:
     assert tags(split.test) == [2, 4, 7]
     assert tags(split.valid) == [1, 8]
     assert tags(split.train) == [3, 0, 5, 6, 9]
-    assert split.notes[0] == "leave-last-out: 2 users have too few rows for every part; train comes first, then test"
+    assert split.notes[0] == "leave-last-out: 2 users have too few rows for all parts; they fill train first, then test"
 
 
 def test_leave_last_out_without_times_goes_by_the_input() -> None:
     split = SPLITS["leave-last-out"](dataset([(0, 2), (0, 1), (0, 0)], None))
     assert (tags(split.train), tags(split.valid), tags(split.test)) == ([0], [1], [2])
-    assert "no timestamps; the order of the input stands for time" in split.notes[0]
+    assert "no timestamps; the order of the input is used instead" in split.notes[0]
 
 
 def test_per_user_shares_hold_for_short_histories_too() -> None:
@@ -314,13 +321,13 @@ def test_given_by_a_frame_of_ids() -> None:
             "part": ["test", "valid", "train", "train", "test"],
         }
     )
-    by_fold = data.split("given", parts=parts, column="fold", fold=2, valid=0)
+    by_fold = data.split("predefined", parts=parts, column="fold", fold=2, valid=0)
     assert (tags(by_fold.train), tags(by_fold.test)) == ([0, 3], [1, 2])
-    assert by_fold.notes[0] == "given: 1 pairs of the given parts are not in this data"
-    by_truth = data.split("given", parts=parts, column="late", valid=0.5)
+    assert by_fold.notes[0] == "predefined: 1 pairs in parts are not in this data"
+    by_truth = data.split("predefined", parts=parts, column="late", valid=0.5)
     assert tags(by_truth.test) == [1, 3]
     assert sorted(tags(by_truth.train) + tags(by_truth.valid)) == [0, 2]
-    by_name = data.split("given", parts=parts.select("user_id", "item_id", "part"))
+    by_name = data.split("predefined", parts=parts.select("user_id", "item_id", "part"))
     assert (tags(by_name.train), tags(by_name.valid), tags(by_name.test)) == ([0, 1], [2], [3])
 
 
@@ -332,13 +339,13 @@ GIVEN_FAULTS: list[tuple[Callable[[pl.DataFrame], Any], dict[str, Any], type[Exc
         "1 of 4 rows have no part, for example user 0 and item 0",
     ),
     (lambda f: pl.concat([f, f[:1]]), {"column": "fold", "fold": 1}, DataError, "user 0 and item 0 more than once"),
-    (lambda f: f, {"column": "fold", "fold": 9}, ConfigError, "fold = 9 is not among the given folds 1, 2"),
-    (lambda f: f, {"column": "fold"}, ConfigError, "fold = None is not among the given folds 1, 2"),
-    (lambda f: f, {"fold": 1}, ConfigError, r"column = None\); it has user_id, item_id, fold, name"),
+    (lambda f: f, {"column": "fold", "fold": 9}, ConfigError, "fold = 9 is not one of the folds in parts: 1, 2"),
+    (lambda f: f, {"column": "fold"}, ConfigError, "fold = None is not one of the folds in parts: 1, 2"),
+    (lambda f: f, {"fold": 1}, ConfigError, r"column = None\); its columns are user_id, item_id, fold, name"),
     (lambda f: f, {"column": "nome"}, ConfigError, "column = 'nome'"),
     (lambda f: f.drop("item_id"), {"column": "fold"}, ConfigError, "needs user_id, item_id"),
     (lambda f: f.clear(), {"column": "fold", "fold": 1}, DataError, "4 of 4 rows have no part"),
-    (lambda f: f["fold"][:2], {"fold": 1}, DataError, "2 parts for 4 rows"),
+    (lambda f: f["fold"][:2], {"fold": 1}, DataError, "2 values for 4 rows"),
     (lambda f: ["train", None, "test", "test"], {}, DataError, "1 of 4 rows have no part"),
     (lambda f: ["train", "tset", "test", "dev"], {}, DataError, "train, valid or test, not 'dev', 'tset'"),
     (lambda f: [0.5] * 4, {}, DataError, "not Float64"),
@@ -355,7 +362,7 @@ def test_given_parts_of_no_use(
         {"user_id": [0, 0, 1, 1], "item_id": [0, 1, 0, 1], "fold": [1, 2, 1, 2], "name": ["train"] * 4}
     )
     with pytest.raises(error, match=message):
-        dataset([(0, 0), (0, 1), (1, 0), (1, 1)], None).split("given", parts=change(frame), **options)
+        dataset([(0, 0), (0, 1), (1, 0), (1, 1)], None).split("predefined", parts=change(frame), **options)
 
 
 # Splits that cannot be.
@@ -366,7 +373,7 @@ def test_impossible_shares_are_all_named(name: str) -> None:
     data = uneven()
     with pytest.raises(ConfigError, match=r"(?s)2 faults.*valid = -0.1 is not a share.*test = 1 is not a share"):
         data.split(name, valid=-0.1, test=1)
-    with pytest.raises(ConfigError, match=r"valid = 0.6 and test = 0.4 leave nothing to train on"):
+    with pytest.raises(ConfigError, match=r"valid = 0.6 and test = 0.4 leave nothing for train"):
         data.split(name, valid=0.6, test=0.4)
     with pytest.raises(ConfigError, match=r"test = 0 is not a share"):
         data.split(name, test=0)
@@ -393,12 +400,12 @@ def test_impossible_options(name: str, options: dict[str, Any], message: str) ->
 @pytest.mark.parametrize(
     ("name", "options", "missing"),
     [
-        ("random", {}, "valid and test: ask for a larger share"),
+        ("random", {}, "valid and test: use a larger share"),
         ("per-user", {}, "valid and test: a user with one row keeps it"),
         ("temporal", {}, "valid and test: "),
         ("leave-last-out", {}, "valid and test: a user needs 3 rows"),
         ("new-users", {"test": 0.9, "valid": 0}, "train: only users with more than 0 rows can be held out"),
-        ("new-items", {"test": 0.9, "valid": 0}, "train: ask for a larger share"),
+        ("new-items", {"test": 0.9, "valid": 0}, "train: use a larger share"),
         ("strong-generalisation", {"test": 0.9, "valid": 0}, "test: only users with two rows or more"),
     ],
 )
@@ -414,7 +421,7 @@ def test_more_folds_than_rows() -> None:
 
 def test_parts_are_not_split_again_but_train_is() -> None:
     split = SPLITS["random"](uneven())
-    with pytest.raises(DataError, match="a valid or test part already"):
+    with pytest.raises(DataError, match="already a valid or test part"):
         split.test.split("random")
     again = split.train.split("temporal")
     check_partition(split.train, again, "temporal")
@@ -430,14 +437,14 @@ def test_published_folds_of_movielens_100k(real_data: Callable[[str], Path]) -> 
     parts = frame.select("user_id", "item_id", "u_fold", "ua_test")
     seen = []
     for fold in range(1, 6):
-        split = data.split("given", parts=parts, column="u_fold", fold=fold, valid=0.05)
+        split = data.split("predefined", parts=parts, column="u_fold", fold=fold, valid=0.05)
         assert (len(split.train), len(split.valid), len(split.test)) == (76_000, 4_000, 20_000)
         expected = frame.filter(pl.col("u_fold") == fold).select("user_id", "item_id", "rating")
         found = split.test.frame().select("user_id", "item_id", pl.col("rating").cast(expected["rating"].dtype))
         assert found.sort("user_id", "item_id").equals(expected.sort("user_id", "item_id"))
         seen.append(len(split.test.active_users))
     assert seen[0] < 943
-    ua = data.split("given", parts=parts, column="ua_test", valid=0)
+    ua = data.split("predefined", parts=parts, column="ua_test", valid=0)
     assert np.bincount(ua.test.user, minlength=943).tolist() == [10] * 943
 
 
@@ -448,3 +455,19 @@ def test_the_temporal_cut_of_movielens_1m(real_data: Callable[[str], Path]) -> N
     assert split.train.timestamp is not None
     assert (len(split.test), split.test.timestamp.min()) == (200_045, 975_768_738)
     assert split.train.timestamp.max() < 975_768_738
+
+
+def test_the_default_split_follows_the_table() -> None:
+    rng = np.random.default_rng(0)
+    pairs = pl.DataFrame({"user_id": np.repeat(np.arange(40), 30), "item_id": rng.integers(0, 60, 1200)}).unique(
+        maintain_order=True
+    )
+    mixed = pairs.with_columns(timestamp=pl.Series(rng.integers(0, 10**9, pairs.height)))
+    in_turn = pairs.with_columns(timestamp=pl.col("user_id") * 1000)  # each user comes after the one before has left
+    assert default_split(Dataset.from_frame(mixed)) == ("temporal", "")
+    name, reason = default_split(Dataset.from_frame(in_turn))
+    assert name == "per-user"
+    assert "100.0% of the test rows" in reason
+    assert default_split(Dataset.from_frame(pairs)) == ("per-user", "split per-user, because the data has no times")
+    sessions = replace(Dataset.from_frame(mixed), events=Events(sessions=True))
+    assert default_split(sessions)[0] == "sessions"

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palate.data import blocks as blocks_module
-from palate.data.blocks import Block
+from palate.data import external_sort as blocks_module
 from palate.data.dataset import Dataset
+from palate.data.external_sort import Block
 from palate.data.store import open_dataset, save_dataset, write_blocks
 from palate.errors import ArtifactError, DataError
 
@@ -101,7 +101,7 @@ def test_an_empty_folder_is_filled_and_a_strange_one_is_not_touched(tmp_path: Pa
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").write_text("dear")
     for place in (tmp_path / "thesis", tmp_path / "thesis" / "chapter1.txt"):
-        with pytest.raises(ArtifactError, match="is no dataset folder"):
+        with pytest.raises(ArtifactError, match="is not a data set folder"):
             save_dataset(dataset(), place)
     with pytest.raises(ArtifactError, match="cannot be written"):
         save_dataset(dataset(), tmp_path / "thesis" / "chapter1.txt" / "data")
@@ -120,7 +120,7 @@ def small_files() -> Iterator[None]:
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     save_dataset(dataset(40), tmp_path / "data")
     request.getfixturevalue("small_files")
-    with pytest.raises(ArtifactError, match=r"cannot be written .* what was there is as before"):
+    with pytest.raises(ArtifactError, match=r"cannot be written .* an existing data set is unchanged"):
         save_dataset(dataset(3000), tmp_path / "data")
     with pytest.raises(ArtifactError, match="cannot be written"):
         write_blocks(tmp_path / "data", [(np.zeros(9000, np.int32), np.zeros(9000, np.int32))], n_users=1, n_items=1)
@@ -157,22 +157,22 @@ def cut(name: str) -> Callable[[Path], object]:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no folder": (lambda folder: folder.rename(folder.with_name("elsewhere")), "not a whole dataset folder"),
-    "no json": (lambda folder: (folder / "dataset.json").unlink(), "not a whole dataset folder"),
-    "cut json": (cut("dataset.json"), "not a whole dataset folder"),
-    "a list": (lambda folder: (folder / "dataset.json").write_text("[]"), "not a whole dataset folder"),
+    "no folder": (lambda folder: folder.rename(folder.with_name("elsewhere")), "not a complete data set folder"),
+    "no json": (lambda folder: (folder / "dataset.json").unlink(), "not a complete data set folder"),
+    "cut json": (cut("dataset.json"), "not a complete data set folder"),
+    "a list": (lambda folder: (folder / "dataset.json").write_text("[]"), "not a complete data set folder"),
     "newer format": (edit(format=2), "has format 2, this version of palate reads 1; use the version that wrote it"),
     "other rows": (edit(rows=3), r"user.npy holds int32 \(300,\), not 3 rows"),
     "other users": (edit(users=7), "users.parquet holds 20 rows, not 7"),
-    "strange column": (edit(columns=["user", "item", "../user"]), "not a whole dataset folder"),
-    "missing column": (edit(columns=["user"]), "not a whole dataset folder"),
-    "missing array": (lambda folder: (folder / "item.npy").unlink(), "not a whole dataset folder"),
-    "cut array": (cut("rating.npy"), "not a whole dataset folder"),
-    "cut ids": (cut("users.parquet"), "not a whole dataset folder"),
-    "no table": (lambda folder: (folder / "item_table.parquet").unlink(), "not a whole dataset folder"),
+    "strange column": (edit(columns=["user", "item", "../user"]), "not a complete data set folder"),
+    "missing column": (edit(columns=["user"]), "not a complete data set folder"),
+    "missing array": (lambda folder: (folder / "item.npy").unlink(), "not a complete data set folder"),
+    "cut array": (cut("rating.npy"), "not a complete data set folder"),
+    "cut ids": (cut("users.parquet"), "not a complete data set folder"),
+    "no table": (lambda folder: (folder / "item_table.parquet").unlink(), "not a complete data set folder"),
     "objects": (
         lambda folder: np.save(folder / "user.npy", np.array([{}] * 300), allow_pickle=True),
-        "not a whole dataset folder",
+        "not a complete data set folder",
     ),
     "other type": (lambda folder: np.save(folder / "user.npy", np.zeros(300)), "user.npy holds float64"),
     "short table": (
@@ -221,7 +221,7 @@ def test_blocks_give_the_dataset_of_their_rows(sizes: list[int], users: int, chu
     )
     expected = Dataset.from_frame(frame)
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
-        patch.setattr(blocks_module, "_CHUNK", chunk)
+        patch.setattr(blocks_module, "_CHUNK_ROWS", chunk)
         data = write_blocks(Path(folder, "data"), cut_up(columns, sizes), n_users=users, n_items=12)
         assert data.frame().equals(expected.frame())
     assert data.rating_scale == expected.rating_scale
@@ -239,7 +239,7 @@ def test_blocks_bring_side_tables_and_notes(tmp_path: Path) -> None:
     assert data.weight is not None
     assert data.weight.tolist() == [1, 2]
     assert data.rating is None
-    with pytest.raises(DataError, match="item_table has 2 rows; give one for each of the 5 indices"):
+    with pytest.raises(DataError, match="item_table has 2 rows; expected one for each of the 5 indices"):
         write_blocks(tmp_path / "other", [block], n_users=3, n_items=5, item_table=table)
 
 
@@ -256,14 +256,14 @@ BAD_BLOCKS: list[tuple[list[dict[str, Any]], str]] = [
     ),
     ([{"user": np.array([0]), "item": np.array([0, 1])}], r"differ in length: user \(1,\), item \(2,\)"),
     ([{"user": np.zeros((2, 2), int), "item": np.zeros((2, 2), int)}], "differ in length"),
-    ([{"user": np.array([0])}], "block 1: it holds user; wanted are user, item and perhaps rating"),
+    ([{"user": np.array([0])}], "block 1: it holds user; expected user, item and optionally rating"),
     ([{"user": np.array([0]), "item": np.array([0]), "stars": np.array([1])}], "it holds user, item, stars"),
     (
         [
             {"user": np.array([0]), "item": np.array([0])},
             {"user": np.array([0]), "item": np.array([1]), "rating": column(1)},
         ],
-        "block 2: it holds user, item, rating; wanted are user, item",
+        "block 2: it holds user, item, rating; expected user, item",
     ),
     (
         [

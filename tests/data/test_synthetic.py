@@ -12,18 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palate.data.dataset import Dataset
-from palate.data.invented import topic_name
-from palate.data.synthetic import World, plant, synthetic
+from palate.data.sources.synthetic import SyntheticWorld, make_world, synthetic, topic_name
 from palate.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return plant(40_000, 800, 600, seed=3)
+def world() -> SyntheticWorld:
+    return make_world(40_000, 800, 600, seed=3)
 
 
 @pytest.fixture(scope="module")
-def rows(world: World) -> pl.DataFrame:
+def rows(world: SyntheticWorld) -> pl.DataFrame:
     return world.tables().interactions
 
 
@@ -52,12 +51,12 @@ def test_equal_seeds_give_equal_tables(rows: pl.DataFrame) -> None:
     other = synthetic(40_000, 800, 600, seed=4)
     assert not other.interactions.equals(rows)
     assert again.items is not None
-    assert again.items.equals(plant(40_000, 800, 600, seed=3).tables().items)
+    assert again.items.equals(make_world(40_000, 800, 600, seed=3).tables().items)
 
 
 def test_blocks_are_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("palate.data.synthetic._BLOCK", 1_000)
-    world = plant(12_345, 300, 500)
+    monkeypatch.setattr("palate.data.sources.synthetic._BLOCK_ROWS", 1_000)
+    world = make_world(12_345, 300, 500)
     blocks = list(world.blocks())
     assert len(blocks) > 8
     for first, second in zip(blocks, world.blocks(), strict=True):
@@ -81,7 +80,7 @@ def test_popularity_and_activity_are_long_tailed(rows: pl.DataFrame) -> None:
         assert np.median(counts) < 0.7 * counts.mean()
 
 
-def test_nobody_meets_an_item_before_its_release(world: World, rows: pl.DataFrame) -> None:
+def test_nobody_meets_an_item_before_its_release(world: SyntheticWorld, rows: pl.DataFrame) -> None:
     seconds, user, item = (rows[c].to_numpy() for c in ("timestamp", "user_id", "item_id"))
     assert (seconds >= np.maximum(world.releases[item], world.arrivals[user])).all()
     late = world.releases > world.releases.min()
@@ -89,14 +88,14 @@ def test_nobody_meets_an_item_before_its_release(world: World, rows: pl.DataFram
     assert seconds.max() < 1_577_836_800
 
 
-def test_users_meet_what_they_like(world: World, rows: pl.DataFrame) -> None:
+def test_users_meet_what_they_like(world: SyntheticWorld, rows: pl.DataFrame) -> None:
     user, item = rows["user_id"].to_numpy(), rows["item_id"].to_numpy()
     liked = world.liked[user, world.topics[item]] > 0
     by_chance = ((world.liked > 0) @ np.bincount(world.topics, world.popularity, world.n_topics))[user]
     assert liked.mean() > 2 * by_chance.mean()
 
 
-def test_ratings_follow_the_planted_match(world: World, rows: pl.DataFrame) -> None:
+def test_ratings_follow_the_planted_match(world: SyntheticWorld, rows: pl.DataFrame) -> None:
     user, item = rows["user_id"].to_numpy(), rows["item_id"].to_numpy()
     rating, match = rows["rating"].to_numpy(), world.match(user, item)
     assert np.corrcoef(rating, match)[0, 1] > 0.4
@@ -105,7 +104,7 @@ def test_ratings_follow_the_planted_match(world: World, rows: pl.DataFrame) -> N
     assert 0.5 < left.std() < 0.75
 
 
-def test_planted_tastes_are_found_from_the_ratings(world: World, rows: pl.DataFrame) -> None:
+def test_planted_tastes_are_found_from_the_ratings(world: SyntheticWorld, rows: pl.DataFrame) -> None:
     frame = rows.with_columns(topic=pl.Series(world.topics[rows["item_id"].to_numpy()]))
     seen = frame.group_by("user_id", "topic").agg(pl.len().alias("n")).sort("n")
     favourite = seen.group_by("user_id", maintain_order=True).last().sort("user_id")
@@ -114,7 +113,7 @@ def test_planted_tastes_are_found_from_the_ratings(world: World, rows: pl.DataFr
     assert found[many].mean() > 0.9
 
 
-def test_tables_tell_topics_and_groups(world: World) -> None:
+def test_tables_tell_topics_and_groups(world: SyntheticWorld) -> None:
     tables = world.tables()
     items, users = tables.items, tables.users
     assert items is not None
@@ -136,7 +135,7 @@ def test_tables_tell_topics_and_groups(world: World) -> None:
 
 def test_default_sizes_grow_with_the_interactions() -> None:
     for n, users, items in ((1_000, 50, 158), (100_000, 1_991, 1_581), (20_000_000, 137_973, 22_361)):
-        world = plant(n)
+        world = make_world(n)
         assert (int(world.counts.sum()), world.n_users, world.n_items) == (n, users, items)
 
 
@@ -152,24 +151,24 @@ def test_a_dataset_of_made_up_people() -> None:
     [
         ({"n_interactions": 0}, "n_interactions = 0 is not between"),
         ({"n_interactions": 10, "n_users": 11}, "n_users = 11 is not between 1 and n_interactions"),
-        ({"n_interactions": 10, "n_items": 1}, "n_items = 1 is below 2"),
+        ({"n_interactions": 10, "n_items": 1}, "n_items = 1 is not between 2"),
         ({"n_interactions": 101, "n_users": 10, "n_items": 20}, "too many for 10 users and 20 items, at most 100"),
         ({"n_topics": 1, "step": 0.3, "seed": -1}, "3 faults"),
     ],
 )
 def test_sizes_that_cannot_be(options: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        plant(**options)  # type: ignore[arg-type]
+        make_world(**options)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_interactions() -> None:
     code = """
 import resource
-from palate.data.synthetic import plant
+from palate.data.sources.synthetic import make_world
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 before = peak()
-print(sum(len(block.user) for block in plant(5_000_000, 50_000, 10_000).blocks()), peak() - before)
+print(sum(len(block.user) for block in make_world(5_000_000, 50_000, 10_000).blocks()), peak() - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     rows, megabytes = map(int, done.stdout.split())

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from palate.data.dataset import Dataset
-from palate.data.delimited import SEPARATORS
-from palate.data.table import _check_options, read_interactions
+from palate.data.reading.formats import SEPARATORS
+from palate.data.reading.interactions import _check_options, read_interactions
 from palate.errors import ConfigError
 
 Write = Callable[..., Path]
@@ -119,7 +119,7 @@ def test_whole_number_ids_of_typed_sources_stay_numbers(tmp_path: Path) -> None:
 def test_floats_that_are_whole_numbers_are_taken_as_such_and_said() -> None:
     checked = read_interactions(pl.DataFrame({"user": [1.0, 2.0], "item": ["a", "b"]}))
     assert checked.frame["user_id"].to_list() == [1, 2]
-    assert checked.notes == ("user_id: came as floats, all whole; taken as whole numbers",)
+    assert checked.notes == ("user_id: the column holds floats, all of them whole numbers; read as whole numbers",)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_ratings_keep_their_type_whatever_they_come_as() -> None:
 
 def test_a_constant_rating_is_said(write: Write) -> None:
     checked = read_interactions(write("user,item,rating\n1,2,5\n2,2,5\n"))
-    assert checked.notes == ("all ratings are 5: they tell who met what, not what was liked more",)
+    assert checked.notes == ("all ratings are 5: they show who chose what, not who liked what more",)
 
 
 def test_empty_lines_are_skipped_and_counted(write: Write) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny import Table, dataset, part
 
 from palate.errors import ConfigError
-from palate.evaluation.compare import compare
+from palate.evaluation.compare import _verdict, better_of, compare
 from palate.evaluation.evaluate import evaluate
+from palate.evaluation.metrics import METRICS
 from palate.evaluation.protocol import Protocol
 from palate.evaluation.statistics import holm
+from tiny import Table, dataset, part
 
 N_USERS, N_ITEMS = 120, 30
 
@@ -43,18 +44,24 @@ def test_every_pair_by_default(evaluations):
     means = {name: e["ndcg@5"].value for name, e in evaluations.items()}
     assert first.value == pytest.approx(means["good"] - means["bad"])
     assert first.low < first.value < first.high
-    assert first.verdict == (f"good beats bad by {first.value:.4f} ndcg@5 (95 % {first.low:.4f} to {first.high:.4f})")
-    assert found.differences[1].verdict.startswith("no difference between good and twin is shown on ndcg@5")
+    assert first.verdict == (
+        f"good is better than bad on ndcg@5 by {first.value:.4f} "
+        f"(95 % interval {first.low:.4f} to {first.high:.4f}, adjusted p < 0.001)"
+    )
+    assert found.differences[1].verdict.startswith("no significant difference between good and twin on ndcg@5: ")
     # The other way round the same winner, and the same positive numbers.
-    assert found.differences[2].verdict.startswith("twin beats bad by ")
+    assert found.differences[2].verdict.startswith("twin is better than bad on ndcg@5 by ")
     assert found.differences[2].value < 0
-    assert "(95 % -" not in found.differences[2].verdict
+    assert "interval -" not in found.differences[2].verdict
+    assert [better_of(d, "ndcg@5") for d in found.differences] == ["good", None, "twin"]
 
 
 def test_against_a_baseline(evaluations):
     found = compare(evaluations, "hit@1", baseline="bad")
     assert [(d.first, d.second) for d in found.differences] == [("good", "bad"), ("twin", "bad")]
-    assert all(d.verdict.split(" by ")[0] in ("good beats bad", "twin beats bad") for d in found.differences)
+    assert all(
+        d.verdict.split(" on ")[0] in ("good is better than bad", "twin is better than bad") for d in found.differences
+    )
     assert found.frame().columns == ["first", "second", "value", "low", "high", "p", "holm", "verdict"]
 
 
@@ -63,7 +70,8 @@ def test_lower_is_better_for_pooled_errors(evaluations):
     (found,) = compare(two, "rmse").differences
     assert found.value == pytest.approx(two["bad"]["rmse"].value - two["good"]["rmse"].value)
     winner = "good" if found.value > 0 else "bad"
-    assert found.verdict.startswith((f"{winner} beats", "no difference"))
+    assert found.verdict.startswith((f"{winner} is better than", "no significant difference"))
+    assert better_of(found, "rmse") == (winner if found.significant else None)
     assert found.holm == found.p
 
 
@@ -83,7 +91,27 @@ def test_one_slice(evaluations):
 
 def test_a_metric_without_a_good_side_is_only_above(evaluations):
     for d in compare(evaluations, "novelty@5").differences:
-        assert "beats" not in d.verdict
+        assert "better" not in d.verdict
+        assert better_of(d, "novelty@5") is None
+
+
+@pytest.mark.parametrize(
+    ("interval", "p", "said"),
+    [
+        (
+            (0.01, 0.11),
+            0.2,
+            "+0.0600 (95 % interval +0.0100 to +0.1100, adjusted p = 0.200; the interval excludes 0, but",
+        ),
+        ((-0.01, 0.11), 0.2, "+0.0600 (95 % interval -0.0100 to +0.1100, adjusted p = 0.200)"),
+        ((-0.01, 0.11), 0.04, "(95 % interval -0.0100 to 0.1100, adjusted p = 0.040; the interval includes 0, but"),
+        ((0.01, 0.11), 0.04, "(95 % interval 0.0100 to 0.1100, adjusted p = 0.040)"),
+    ],
+)
+def test_a_verdict_says_which_decides_if_interval_and_test_disagree(interval, p, said):
+    verdict = _verdict("a", "b", "ndcg@5", METRICS["ndcg"], (0.06, *interval), p)
+    assert said in verdict
+    assert verdict.startswith("no significant difference between a and b" if p > 0.05 else "a is better than b")
 
 
 def test_the_same_each_time_and_printed(evaluations):
@@ -107,7 +135,7 @@ def test_a_small_real_difference_needs_many_users():
             model = Table(rng.normal(size=(40, 20)))
             model.fit(train)
             pair[name] = evaluate(model, test, ["ndcg@5"])
-        told += "beats" in compare(pair, "ndcg@5").differences[0].verdict
+        told += compare(pair, "ndcg@5").differences[0].significant
     assert told <= 6
 
 
@@ -119,15 +147,15 @@ def test_what_cannot_be_compared(evaluations):
     with pytest.raises(ConfigError, match="different protocols") as error:
         compare({**evaluations, "other": other}, "ndcg@5")
     assert other.protocol.hash in str(error.value)
-    with pytest.raises(ConfigError, match="two evaluations or more, not 1"):
+    with pytest.raises(ConfigError, match="at least two evaluations, and got 1"):
         compare({"good": evaluations["good"]}, "ndcg@5")
-    with pytest.raises(ConfigError, match="no paired test"):
+    with pytest.raises(ConfigError, match="there is no paired test"):
         compare(evaluations, "coverage@5")
     with pytest.raises(ConfigError, match=r"'rmse' was not measured for twin"):
         compare(evaluations, "rmse")
     with pytest.raises(ConfigError, match="'xyz' was not measured for good, bad, twin"):
         compare(evaluations, "xyz")
-    with pytest.raises(ConfigError, match="baseline 'best'"):
+    with pytest.raises(ConfigError, match="no evaluation of the baseline 'best'; choose from good"):
         compare(evaluations, "ndcg@5", baseline="best")
     with pytest.raises(ConfigError, match="no slice 'cold'"):
         compare(evaluations, "ndcg@5", part="cold")

@@ -10,15 +10,18 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from tiny import Popular, Table, TableConfig, dataset, part, queries
 
 from palate.data.dataset import Dataset
 from palate.data.ragged import Ragged
 from palate.errors import CannotAnswer, ConfigError, DataError, TrainingError
+from palate.evaluation.compare import compare
 from palate.evaluation.evaluate import Evaluation, evaluate
-from palate.evaluation.measure import ROUTES
+from palate.evaluation.measure import ROUTES, why_no_ratings
+from palate.evaluation.metrics import METRICS, Metric
 from palate.evaluation.protocol import Protocol, given_candidates
-from palate.evaluation.ranked import tag_vectors
+from palate.models import MODELS
+from palate.ranking.ranked import tag_vectors
+from tiny import Popular, Table, TableConfig, dataset, part, queries
 
 TRAIN = [(1, 10, 4.0), (1, 11, 2.0), (2, 11, 5.0), (2, 12, 3.0), (3, 13, 4.0)]
 # Users 1, 2, 3 are 0, 1, 2; items 10 .. 13 are 0 .. 3.
@@ -55,7 +58,9 @@ def test_by_hand(held_out):
     assert "rmse" not in found.estimates  # this model does not predict ratings
     assert found.routes == {route: {"known_user": 0.75, "popularity": 0.25}.get(route, 0.0) for route in ROUTES}
     assert found.notes == (
-        "1 of 5 targets count as never found: new to the model, or already seen and so kept out of the lists",
+        "RMSE and MAE are not available: Table ranks items and does not predict ratings",
+        "1 of 5 targets count as missed: new items that the model cannot score, or items the user already has",
+        "intervals over fewer than 50 users tend to be too narrow: all (4), warm (2), new_user (1), new_item (1)",
     )
 
 
@@ -84,7 +89,35 @@ def test_a_user_with_warm_and_new_targets_is_in_both_slices():
 def test_nothing_new_gives_one_slice():
     found = evaluate(fitted(), part(dataset(TRAIN), [(1, 12, 5.0)]), ["recall@2"])
     assert list(found.slices) == ["all"]
-    assert found.notes == ()
+    assert found.notes == ("intervals over fewer than 50 users tend to be too narrow: all (1)",)
+
+
+def test_enough_users_and_no_missed_targets_need_no_notes():
+    train, test = many()
+    assert evaluate(fitted(np.zeros((61, 150)), train), part(train, test), ["hit@10"]).notes == ()
+
+
+def test_routes_of_ratings_are_those_that_predict_knows(held_out):
+    """New users' ratings come from mean ratings, not from popularity."""
+    model = fitted(rates=True)
+    assert evaluate(model, held_out, ["rmse"]).routes == {
+        "known_user": 0.75, "history": 0.0, "content": 0.0, "fallback": 0.25
+    }  # fmt: skip
+    assert evaluate(model, held_out, ["rmse", "hit@1"]).routes["popularity"] == 0.25
+
+
+def test_a_metric_of_ones_own(held_out, monkeypatch):
+    """An entry of METRICS is all it takes, in protocols, comparisons and files too."""
+
+    def worst(ranked, k):
+        """The last of the first k items."""
+        return ranked.items[:, k - 1].double()
+
+    monkeypatch.setitem(METRICS, "worst", Metric(worst, "lists", None, "index of the last listed item"))
+    found = evaluate(fitted(), held_out, ["worst@2", "ndcg@2"])
+    assert found.values["worst@2"].tolist() == [3.0, 0.0, 1.0, 0.0]
+    assert Evaluation.from_dict(json.loads(json.dumps(found.to_dict())))["worst@2"].value == 1.0
+    compare({"one": found, "two": found}, "worst@2")
 
 
 def test_rating_errors_by_hand(held_out):
@@ -101,7 +134,7 @@ def test_rating_errors_by_hand(held_out):
     assert found["user_rmse"].value == pytest.approx(np.mean(by_user), abs=1e-6)
     assert found["user_mae"].value == pytest.approx(np.mean(by_user), abs=1e-6)
     assert found.values["rmse"].tolist() == pytest.approx(by_user, abs=1e-6)
-    assert found.slices["all"].ratings.tolist() == [1, 2, 1, 1]
+    assert found.slices["all"].weights.ratings.tolist() == [1, 2, 1, 1]
     assert found.slices["warm"].estimates["rmse"].value == pytest.approx(1.0)
     assert found.slices["new_item"].estimates["mae"].value == pytest.approx(abs(third), abs=1e-6)
     assert found["rmse"].low <= found["rmse"].value <= found["rmse"].high
@@ -117,8 +150,6 @@ def test_defaults_follow_the_model_and_the_part(held_out):
 
 
 def test_every_metric_has_a_value(held_out):
-    from palate.evaluation.metrics import METRICS
-
     names = [name if metric.cut == "never" else f"{name}@2" for name, metric in METRICS.items()] + ["auc"]
     found = evaluate(fitted(rates=True), held_out, names)
     assert list(found.estimates) == names
@@ -198,7 +229,7 @@ def test_given_candidates_compete_with_the_targets(held_out):
     assert found.exposure.tolist() == [0, 1, 1, 1]
     assert found.protocol.candidates == "given"
     assert found.protocol.given
-    with pytest.raises(DataError, match="3 candidate lists do not match the part's 4 users"):
+    with pytest.raises(DataError, match="got 3 candidate lists for a part of 4 users"):
         evaluate(fitted(), held_out, ["hit@1"], candidates=Ragged.empty(3))
     with pytest.raises(ConfigError, match="given_candidates"):
         evaluate(fitted(), held_out, ["hit@1"], candidates=None, protocol=Protocol(candidates="given"))
@@ -220,6 +251,11 @@ def test_intervals_of_catalogue_metrics_hold_the_value():
     found = evaluate(fitted(np.random.default_rng(2).normal(size=(61, 150)), train), part(train, test))
     for name in ("coverage@10", "gini@10"):
         assert 0 <= found[name].low < found[name].value < found[name].high <= 1
+    # Eleven items in all lists but those of four users: hardly any resample lists fewer than twelve.
+    table = np.tile(np.r_[np.arange(150.0, 139.0, -1), np.zeros(139)], (61, 1))
+    table[:4, 11] = 1000
+    rare = evaluate(fitted(table, train), part(train, test))["coverage@10"]
+    assert rare.low <= rare.value <= rare.high
 
 
 def test_one_user_one_item():
@@ -284,12 +320,12 @@ def test_the_printed_table_is_aligned(held_out):
     assert table[0].split() == ["metric", "value", "95", "%", "interval", "users", "warm", "new_user", "new_item"]
     assert len({len(line) for line in table}) == 1
     assert "2.0 s to fit" in text
-    assert "answered by known_user 75.0%, popularity 25.0%" in text
+    assert "users by route: known_user 75.0%, popularity 25.0%" in text
     assert max(map(len, lines)) <= 120
 
 
 def test_a_metric_that_was_not_measured(held_out):
-    with pytest.raises(ConfigError, match=r"'rmse' was not measured for Table; there is hit@1"):
+    with pytest.raises(ConfigError, match=r"'rmse' was not measured for Table; choose from hit@1"):
         evaluate(fitted(), held_out, ["hit@1"])["rmse"]
 
 
@@ -299,14 +335,33 @@ def test_faults(held_out):
         evaluate(model, held_out.take(np.zeros(5, dtype=bool)))
     with pytest.raises(DataError, match="not a part of a split"):
         evaluate(model, dataset(TRAIN))
-    with pytest.raises(DataError, match=r"no row of the part has a rating of 6\.0 or more"):
+    with pytest.raises(DataError, match="min_rating = 6: no row of the part has such a rating"):
         evaluate(model, held_out, protocol=Protocol(min_rating=6.0))
     with pytest.raises(DataError, match="needs ratings"):
         evaluate(model, replace(held_out, rating=None), protocol=Protocol(min_rating=4.0))
-    with pytest.raises(CannotAnswer, match="rmse cannot be had"):
+    with pytest.raises(
+        CannotAnswer, match=r"^RMSE and MAE are not available: Table ranks items and does not predict ratings$"
+    ):
         evaluate(model, held_out, ["rmse"])
+    with pytest.raises(CannotAnswer, match="RMSE and MAE are not available: the part has no ratings"):
+        evaluate(fitted(rates=True), replace(held_out, rating=None), ["mae"])
     with pytest.raises(ConfigError, match="unknown metric"):
         evaluate(model, held_out, ["ndgc@10"])
+
+
+@pytest.mark.parametrize(("model", "remedy"), [("neumf", True), ("mf", True), ("deepfm", True), ("ease", False)])
+def test_the_setting_that_gives_ratings_is_named_if_there_is_one(model, remedy, held_out):
+    settings = {"loss": "bce"} if remedy else {}
+    reason = why_no_ratings(MODELS[model](MODELS[model].Config(**settings), dataset(TRAIN).spec), held_out)
+    assert ("does not predict ratings" in reason, 'Train it with `loss="mse"` to get them' in reason) == (True, remedy)
+    if remedy:
+        assert why_no_ratings(MODELS[model](MODELS[model].Config(loss="mse"), dataset(TRAIN).spec), held_out) is None
+
+
+def test_metrics_that_were_asked_for_by_name_are_not_omitted_silently(held_out):
+    found = evaluate(fitted(), held_out, ["ndcg@2", "rmse"])
+    assert found.notes[0] == "RMSE and MAE are not available: Table ranks items and does not predict ratings"
+    assert not any("RMSE" in note for note in evaluate(fitted(), held_out).notes)
 
 
 def test_predictions_that_are_not_numbers_are_an_error(held_out):

@@ -12,13 +12,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import Table, dataset, queries
 
 from palate.data.ragged import Ragged
 from palate.errors import ConfigError
 from palate.evaluation.metrics import METRICS, coverage, gini, parse
-from palate.evaluation.rank import rank
-from palate.evaluation.ranked import Catalogue, sketch, tag_vectors
+from palate.ranking.ranked import Catalogue, sketch, tag_vectors
+from palate.ranking.topk import rank
+from tiny import Table, dataset, queries
 
 L3 = 1 / log2(3)  # 0.63093, the discount of place 2; place 3 has 1 / log2(4) = 0.5
 
@@ -320,7 +320,7 @@ def test_list_metrics_say_what_they_lack():
         METRICS["auc"](judged([[3, 2, 1]], [[0]], 3, full=False), None)
     with pytest.raises(ValueError, match="count=True"):
         METRICS["auc"](rank(Table([[3.0, 2.0]]), queries(1), 2, targets=Ragged.of([[0]])), 2)
-    with pytest.raises(ValueError, match="lists of 3"):
+    with pytest.raises(ValueError, match="k = 4 is larger than the lists, which hold 3"):
         METRICS["ndcg"](ranked, 4)
 
 
@@ -365,7 +365,7 @@ def test_parse_reports_all_faults():
     with pytest.raises(ConfigError) as error:
         parse(["ndgc@10", "recall", "rmse@5", "hit@0", "hit@ten", "xyzzy", "ndcg@5"])
     message = str(error.value)
-    for said in ("6 faults", "did you mean 'ndcg'", "'recall' needs a cut-off", "'rmse' has no cut-off", "'hit@0'"):
+    for said in ("6 faults", "did you mean 'ndcg'", "'recall' needs a cut-off", "'rmse' takes no cut-off", "'hit@0'"):
         assert said in message
     assert "'hit@ten'" in message
     assert "known: ndcg, recall" in message

@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import dataset, part
 
 from palate.data.ragged import Ragged
 from palate.errors import ConfigError, DataError
 from palate.evaluation.protocol import Protocol, fingerprint, given_candidates, sampled_candidates
+from tiny import dataset, part
 
 
 def test_equal_protocols_have_equal_hashes_through_json():

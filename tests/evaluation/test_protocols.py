@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ import polars as pl
 import pytest
 
 from palate.data.dataset import Dataset
-from palate.data.given import read_candidates
+from palate.data.queries import Events
 from palate.data.sources import load_tables
-from palate.data.split import SPLITS
-from palate.data.synthetic import synthetic
+from palate.data.sources.synthetic import synthetic
+from palate.data.splits import SPLITS
+from palate.data.splits.predefined import read_candidates
 from palate.errors import ConfigError, DataError, SourceError
 from palate.evaluation.evaluate import evaluate
 from palate.evaluation.protocols import PROTOCOLS, Prepared, prepare
-from palate.models.popularity import Popularity
+from palate.models.baselines.popularity import Popularity
 
 NEEDS_RATINGS = ["anelli", "u1", "5fold", "90-10", "80-20"]
 
@@ -54,8 +56,12 @@ def outside(name: str, data: Dataset) -> Any:
     return None
 
 
+def suited(name: str, data: Dataset) -> Dataset:
+    return replace(data, events=Events(sessions=True)) if PROTOCOLS[name].given == "sessions" else data
+
+
 def ready(name: str, data: Dataset, **options: Any) -> Prepared:
-    return prepare(name, data, given=outside(name, data), **options)
+    return prepare(name, suited(name, data), given=outside(name, data), **options)
 
 
 def pairs(part: Dataset | None) -> set[tuple[Any, Any]]:
@@ -86,12 +92,12 @@ def test_no_row_is_in_two_parts_and_the_hash_is_that_of_the_evaluation(name: str
 def test_the_hash_is_stable_and_tells_data_and_chance_apart(name: str, data: Dataset) -> None:
     hashes = {ready(name, data).protocol.hash}
     assert hashes == {ready(name, made(data.frame().sample(fraction=1, shuffle=True, seed=1))).protocol.hash}
-    if PROTOCOLS[name].chance:
+    if PROTOCOLS[name].seeded:
         hashes.add(ready(name, data, seed=1).protocol.hash)
     if PROTOCOLS[name].folds > 1:
         hashes |= {ready(name, data, fold=2).protocol.hash, ready(name, data, fold=2, seed=1).protocol.hash}
     hashes.add(ready(name, data.take(np.arange(len(data)) % 10 > 0)).protocol.hash)
-    assert len(hashes) == 2 + PROTOCOLS[name].chance + 2 * (PROTOCOLS[name].folds > 1)
+    assert len(hashes) == 2 + PROTOCOLS[name].seeded + 2 * (PROTOCOLS[name].folds > 1)
 
 
 def test_no_two_protocols_share_a_hash_but_u1_is_the_first_of_five_folds(data: Dataset) -> None:
@@ -100,17 +106,19 @@ def test_no_two_protocols_share_a_hash_but_u1_is_the_first_of_five_folds(data: D
     assert len(set(hashes.values())) == len(hashes)
 
 
-@pytest.mark.parametrize("name", [name for name in PROTOCOLS if PROTOCOLS[name].split != "given"])
+@pytest.mark.parametrize("name", [name for name in PROTOCOLS if PROTOCOLS[name].split != "predefined"])
 def test_the_split_options_make_the_same_parts_again(name: str, data: Dataset) -> None:
     how = PROTOCOLS[name]
     found = ready(name, data, seed=3)
     assert found.protocol.split in SPLITS
-    if how.min_rating is None:
-        again = data.split(found.protocol.split, **dict(found.protocol.split_options))
+    if how.min_rating is None and not how.min_user:
+        again = suited(name, data).split(found.protocol.split, **dict(found.protocol.split_options))
         assert again.test.fingerprint == found.parts.test.fingerprint
         assert found.protocol.filters == ()
     else:
-        assert found.protocol.filters[0] == f"min_rating {how.min_rating:g}"
+        filters = [] if how.min_rating is None else [f"min_rating {how.min_rating:g}"]
+        filters += [f"min_user {how.min_user}, min_item {how.min_item}"] * (how.min_user > 0)
+        assert found.protocol.filters == tuple(filters)
 
 
 def test_temporal_and_leave_last_out_hold_out_the_latest(data: Dataset) -> None:
@@ -259,15 +267,15 @@ def test_bad_candidate_files(content: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "x.negative").write_text(content)
     with pytest.raises(DataError, match=told):
         prepare("ncf", data, given=tmp_path / "x.negative")
-    with pytest.raises(DataError, match="lacks negatives"):
+    with pytest.raises(DataError, match="has no column negatives"):
         prepare("ncf", data, given=data.frame())
-    with pytest.raises(DataError, match="must be a list"):
+    with pytest.raises(DataError, match="must hold lists"):
         prepare("ncf", data, given=data.frame().with_columns(negatives=pl.lit(3)))
     with pytest.raises(DataError, match=r"1 of 2 held-out rows .* user 7 and item 2"):
         prepare("ncf", data, given=pl.DataFrame({"user_id": [0, 7], "item_id": [3, 2], "negatives": [[1], [1]]}))
 
 
-@pytest.mark.parametrize("name", [*NEEDS_RATINGS, "temporal", "leave-last-out"])
+@pytest.mark.parametrize("name", [*NEEDS_RATINGS, "temporal", "temporal-last", "temporal-successive"])
 def test_data_that_cannot_serve_it(name: str, data: Dataset) -> None:
     lacking = "rating" if name in NEEDS_RATINGS else "time"
     bare = Dataset.from_frame(data.frame().drop("rating", "timestamp"))
@@ -276,10 +284,10 @@ def test_data_that_cannot_serve_it(name: str, data: Dataset) -> None:
 
 
 def test_other_data_than_the_folds(data: Dataset) -> None:
-    with pytest.raises(DataError, match=r"MovieLens-100K's: 100,000 rows of 943 users .* this data has 1,7"):
+    with pytest.raises(DataError, match=r"MovieLens-100K \(100,000 rows of 943 users .* this data has 1,7"):
         prepare("u1", data)
     frame = outside("u1", data)
-    with pytest.raises(DataError, match="the folds are of"):
+    with pytest.raises(DataError, match="the folds have"):
         prepare("u1", data, given=frame[:-1])
     strange = frame.with_columns(
         pl.when(pl.int_range(len(frame)) == 3).then(pl.lit("x")).otherwise("user_id").alias("user_id")
@@ -291,11 +299,11 @@ def test_other_data_than_the_folds(data: Dataset) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "told"),
     [
-        ("liang", {}, "there is no protocol 'liang'; choose one of temporal"),
+        ("liang", {}, "there is no protocol 'liang'; choose from temporal"),
         ("anelli", {"fold": 6}, "fold = 6: it has folds 1 to 5"),
         ("anelli", {"fold": 0}, "fold = 0"),
         ("temporal", {"fold": 2}, "it has no folds"),
-        ("ncf", {}, "give the file of held-out rows"),
+        ("ncf", {}, "the file of held-out rows and candidates is missing; pass given="),
         ("90-10", {"given": "x", "fold": 3}, "2 faults"),
     ],
 )

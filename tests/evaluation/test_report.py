@@ -6,25 +6,32 @@ import base64
 import re
 import struct
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from tiny import Table, dataset, part
 
 from palate.errors import ConfigError, MissingExtra
 from palate.evaluation.evaluate import evaluate
-from palate.evaluation.plots import chosen_epoch, concentration, learning_curves, metric_bars
+from palate.evaluation.plots import concentration, learning_curves, metric_bars
 from palate.evaluation.protocol import Protocol
 from palate.evaluation.render import Heading, Points, Text, markdown, page
 from palate.evaluation.render import Table as Cells
 from palate.evaluation.report import Report, content, save
-from palate.training.loop import Epoch
+from palate.training.train_run import Epoch, best_epoch
+from tiny import Table, dataset, part
 
 N_USERS, N_ITEMS = 60, 20
 EVIL = '<script>alert("x")</script> | *a* [b](c) `d`'
 EPOCHS = [
-    Epoch(epoch=e, loss=1 / e, valid={"rmse": 1 + (e - 3) ** 2 / 20, "loss": 0.6 + (e - 3) ** 2 / 10}, best=e <= 3)
+    Epoch(
+        epoch=e,
+        loss=1 / e,
+        valid={"rmse": 1 + (e - 3) ** 2 / 20, "loss": 0.6 + (e - 3) ** 2 / 10},
+        best=e <= 3,
+        loss_name="squared error per rating",
+    )
     for e in range(1, 6)
 ]
 
@@ -111,10 +118,15 @@ def test_it_says_all_it_should(report, evaluations):
     best = evaluations[EVIL]["ndcg@10"]
     assert f"**{best.value:.4f} ({best.low:.4f} to {best.high:.4f})**" in text
     assert f"{e['rmse'].value:.4f} ({e['rmse'].low:.4f} to {e['rmse'].high:.4f})" in text
-    assert " beats bad by " in text
+    assert " is better than bad on ndcg@10 by " in text
+    assert "assumes that differences are symmetric" in text
+    assert f"share of the catalogue of {N_ITEMS} items" in text
     assert "new user: 1 rows of 1 users" in text
-    assert "bad: epoch 3 of 5 kept (loss 0.3333 on train, 0.6000 on valid; rmse 1.0000)" in text
-    for heading in ("Results", "Comparison", "Known and new users and items", "What is recommended", "Conditions"):
+    assert (
+        "bad: epoch 3 of 5 kept; train loss 0.3333, valid loss 0.6000 (squared error per rating), valid rmse 1.0000"
+        in text
+    )
+    for heading in ("Results", "Comparison", "Known and new users and items", "Recommended items", "Protocol"):
         assert f"## {heading}" in text
 
 
@@ -122,6 +134,18 @@ def test_models_are_ordered_by_the_headline_metric(evaluations):
     assert list(Report(title="", evaluations=evaluations).ordered()) == [EVIL, "bad"]
     by_error = Report(title="", evaluations=evaluations, metric="rmse").ordered()
     assert list(by_error) == ["bad", EVIL]  # the one without a value comes last
+
+
+def test_each_member_of_a_blend_has_a_line_with_its_own_loss(evaluations):
+    members = [replace(e, member="mf") for e in EPOCHS] + [
+        Epoch(epoch=1, loss=5.0, member="multvae", loss_name="negative log-likelihood per item")
+    ]
+    text = markdown(
+        "", list(content(Report(title="", evaluations=evaluations, records={"bad": members}), pictures=False))
+    )
+    assert "bad, mf: epoch 3 of 5 kept; train loss 0.3333, valid loss 0.6000 (squared error per rating)" in text
+    last = "epoch 1 of 1 kept (the last; there was no validation); train loss 5.0000 (negative log-likelihood per item)"
+    assert f"bad, multvae: {last}" in text
 
 
 def test_one_model_alone(evaluations):
@@ -135,8 +159,8 @@ def test_models_go_down_the_page_and_metrics_across_headline_first(evaluations):
     tables = [b for b in content(report, pictures=False) if isinstance(b, Cells)][:3]
     assert [row[0] for row in tables[0].rows] == list(models)
     assert [table.header[:3] for table in tables] == [
-        ["what is found", "hit@10", "ndcg@10"],
-        ["what is listed", "coverage@10", "gini@10"],
+        ["accuracy", "hit@10", "ndcg@10"],
+        ["beyond accuracy", "coverage@10", "gini@10"],
         ["ratings", "rmse", "mae"],
     ]
     assert sum(len(table.header) - 1 for table in tables) == len(evaluations["bad"].estimates)
@@ -158,7 +182,7 @@ def test_the_best_of_each_column_is_marked_and_models_without_ratings_are_not_in
 
 def test_a_baseline(evaluations):
     text = markdown("", list(content(Report(title="", evaluations=evaluations, baseline="bad"), pictures=False)))
-    assert " beats bad by " in text
+    assert " is better than bad on " in text
 
 
 def test_different_protocols_are_refused(evaluations):
@@ -168,7 +192,7 @@ def test_different_protocols_are_refused(evaluations):
     other = evaluate(model, part(train, [(0, 2, 3.0)]), protocol=Protocol(metrics=("ndcg@5",)))
     with pytest.raises(ConfigError, match="one protocol"):
         Report(title="", evaluations={"bad": evaluations["bad"], "other": other})
-    with pytest.raises(ConfigError, match="none was given"):
+    with pytest.raises(ConfigError, match="got none"):
         Report(title="", evaluations={})
 
 
@@ -183,10 +207,10 @@ def test_curves_without_validation():
     assert size(learning_curves({"plain": [Epoch(epoch=1, loss=0.5), Epoch(epoch=2, loss=0.4)]})) > (400, 300)
 
 
-def test_the_chosen_epoch():
-    assert chosen_epoch(EPOCHS).epoch == 3
-    assert chosen_epoch([Epoch(epoch=1, loss=1.0)]) is None
-    assert chosen_epoch([]) is None
+def test_the_best_epoch():
+    assert best_epoch(EPOCHS).epoch == 3
+    assert best_epoch([Epoch(epoch=1, loss=1.0)]) is None
+    assert best_epoch([]) is None
 
 
 def test_renderers_escape_everything():

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palate.evaluation.metrics import coverage, gini
-from palate.evaluation.statistics import bootstrap_catalogue, bootstrap_means, holm, interval, resamples, sign_flip_p
+from palate.evaluation.statistics import (
+    _t_quantile,
+    bootstrap_catalogue,
+    bootstrap_means,
+    holm,
+    interval,
+    resamples,
+    sign_flip_p,
+)
 
 
 def test_resamples_draw_with_replacement():
@@ -33,12 +41,12 @@ def test_bootstrap_means_of_ratios():
     draws = bootstrap_means(part, weight, seed=0, count=200)
     assert np.nanmin(draws) == np.nanmax(draws) == 0.5
     assert np.isnan(draws).any()  # in (1/3)^3 of the resamples only the third user is drawn
-    assert interval(draws[:, 0]) == (0.5, 0.5)
+    assert interval(draws[:, 0], 2) == (0.5, 0.5)
 
 
 def test_the_bootstrap_interval_matches_the_standard_error():
     values = np.random.default_rng(0).normal(size=(500, 1))
-    low, high = interval(bootstrap_means(values, np.ones_like(values), seed=1)[:, 0])
+    low, high = interval(bootstrap_means(values, np.ones_like(values), seed=1)[:, 0], 500)
     error = values.std(ddof=1) / np.sqrt(500)
     assert high - low == pytest.approx(2 * 1.96 * error, rel=0.08)
     assert low < values.mean() < high
@@ -50,7 +58,7 @@ def test_the_bootstrap_interval_covers():
     covered = 0
     for trial in range(300):
         values = rng.exponential(size=(60, 1))
-        low, high = interval(bootstrap_means(values, np.ones_like(values), seed=trial, count=300)[:, 0])
+        low, high = interval(bootstrap_means(values, np.ones_like(values), seed=trial, count=300)[:, 0], 60)
         covered += low <= 1.0 <= high
     assert 0.88 <= covered / 300 <= 0.98
 
@@ -62,9 +70,49 @@ def test_intervals_of_pooled_errors_cover():
     for trial in range(200):
         n = rng.integers(1, 31, 80)
         part = np.array([(rng.normal(size=k) ** 2).sum() for k in n])[:, None]
-        low, high = interval(np.sqrt(bootstrap_means(part, n[:, None].astype(float), seed=trial, count=300)[:, 0]))
+        low, high = interval(np.sqrt(bootstrap_means(part, n[:, None].astype(float), seed=trial, count=300)[:, 0]), 80)
         covered += low <= 1.0 <= high
     assert 0.88 <= covered / 200 <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("draw", "mean", "n", "least"),
+    [
+        ("normal", 0.0, 10, 0.92),
+        ("uniform", 0.5, 10, 0.92),
+        ("normal", 0.0, 30, 0.93),
+        ("uniform", 0.5, 30, 0.93),
+        ("exponential", 1.0, 10, 0.87),
+        ("exponential", 1.0, 30, 0.91),
+    ],
+)
+def test_intervals_over_few_users_cover(draw, mean, n, least):
+    """The plain percentile interval covers 0.90 of the normal means at n = 10, and 0.85 of the exponential ones."""
+    rng = np.random.default_rng(3)
+    covered = plain = 0
+    for trial in range(800):
+        values = getattr(rng, draw)(size=(n, 1))
+        draws = bootstrap_means(values, np.ones_like(values), seed=trial, count=500)[:, 0]
+        low, high = interval(draws, n)
+        narrow, wide = np.quantile(draws, [0.025, 0.975])
+        assert low <= narrow
+        assert wide <= high
+        covered += low <= mean <= high
+        plain += narrow <= mean <= wide
+    assert least <= covered / 800 <= 0.975
+    assert plain < covered
+
+
+def test_the_expanded_interval_is_the_percentile_interval_for_many_users():
+    draws = np.random.default_rng(0).normal(size=1000)
+    assert interval(draws, 10**6) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=1e-4)
+    assert interval(draws, 1) == (draws.min(), draws.max())
+
+
+def test_t_quantiles():
+    stats = pytest.importorskip("scipy.stats")
+    for degrees in (2, 3, 5, 9, 29, 199):
+        assert _t_quantile(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=0.01)
 
 
 def test_bootstrap_of_catalogue_metrics():
@@ -78,7 +126,7 @@ def test_bootstrap_of_catalogue_metrics():
 
 
 def test_interval_of_nothing():
-    assert np.isnan(interval(np.array([np.nan]))).all()
+    assert np.isnan(interval(np.array([np.nan]), 3)).all()
 
 
 def test_sign_flips_by_enumeration():

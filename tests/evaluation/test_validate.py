@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import Popular, Slope, Table, TableConfig, dataset, part
 
 from palate.config import Training
 from palate.errors import CannotAnswer, ConfigError, DataError
 from palate.evaluation import validate
 from palate.evaluation.evaluate import evaluate
 from palate.evaluation.validate import Validator, known_only
-from palate.training.loop import Validate
+from palate.training.train_run import FitContext, Validate
+from tiny import Popular, Slope, Table, TableConfig, dataset, part
 
 TRAIN = [(1, 10, 4.0), (1, 11, 2.0), (2, 11, 5.0), (2, 12, 3.0), (3, 13, 4.0)]
 VALID = [(1, 12, 5.0), (2, 10, 1.0), (3, 99, 3.0), (4, 11, 5.0), (3, 11, 2.0)]
@@ -72,7 +72,7 @@ def test_the_model_may_be_monitored_by_its_loss(valid, model):
 
 
 def test_the_loss_is_of_a_fixed_sample_unless_it_chooses(monkeypatch):
-    monkeypatch.setattr(validate, "LOSS_USERS", 10)
+    monkeypatch.setattr(validate, "MAX_LOSS_USERS", 10)
     train = [(u, i, 3.0) for u in range(40) for i in (u % 7, 7)]
     valid = part(dataset(train), [(u, (u + 1) % 7, float(1 + u % 5)) for u in range(40)])
     scorer = Slope(TableConfig(), dataset(train).spec)
@@ -106,12 +106,12 @@ def test_mode_and_random_state_stay_as_they_were(valid, model, training):
 
 def test_the_same_chance_after_each_epoch(valid):
     class Noisy(Slope):
-        def loss(self, batch):
-            return super().loss(batch) + torch.rand(()) + batch.user.float().mean() * 0
+        def loss(self, batch, context):
+            return super().loss(batch, context) + torch.rand(()) + batch.user.float().mean() * 0
 
-        def batches(self, data, rng, size):
+        def batches(self, context, rng, size):
             assert torch.rand(1, generator=rng).item() == pytest.approx(expected)
-            return super().batches(data, rng, size)
+            return super().batches(context, rng, size)
 
     expected = torch.rand(1, generator=torch.Generator().manual_seed(3)).item()
     noisy = Noisy(TableConfig(), dataset(TRAIN).spec)
@@ -146,13 +146,69 @@ def test_it_chooses_the_epoch_in_training(valid, model):
     assert Validator(valid, model)(model)["rmse"] == pytest.approx(best.valid["rmse"])
 
 
+class Recentred(Slope):
+    """Subtracts what it learned of the training data from the ratings: the context of its loss depends on the fit."""
+
+    built = 0
+
+    def init_from_data(self, data):
+        super().init_from_data(data)
+        self.center = float(data.rating.mean())
+
+    def fit_context(self, data, settings):
+        self.built += 1
+        return FitContext(replace(data, rating=data.rating - self.center))
+
+
+def test_it_can_be_used_again_after_fit(valid, model):
+    validator = Validator(valid, model)
+    records = model.fit(dataset(TRAIN), Training(epochs=3, lr=0.1, patience=0), validator)
+    best = min(records, key=lambda r: r.valid["rmse"])
+    assert validator(model) == validator(model) == pytest.approx(best.valid)
+    assert validator(model) == Validator(valid, model)(model)
+
+
+def test_the_context_of_the_loss_is_that_of_the_fit(valid):
+    """Built once a fit; anew for another model, and for the same model fitted to other data."""
+    once = Training(epochs=3, lr=1e-6, patience=0)
+    one, two = (Recentred(TableConfig(), dataset(TRAIN).spec) for _ in range(2))
+    validator = Validator(valid, one)
+    one.fit(dataset(TRAIN), once, validator)
+    assert one.built == 2  # for training and for the validation part
+    other = dataset([(user, item, rating - 1) for user, item, rating in TRAIN])
+    two.fit(other, once, validator)
+    assert two.built == 2
+    assert validator(two) == Validator(valid, two)(two)
+    one.fit(other, once, validator)
+    assert validator(one) == Validator(valid, one)(one)
+    before = Recentred(TableConfig(), one.spec)
+    before.fit(dataset(TRAIN), once)
+    assert validator(one)["loss"] != pytest.approx(validator(before)["loss"])
+
+
+def test_a_member_has_a_validator_of_its_own(valid, model):
+    """By the metric that suits it, on the same users."""
+    ranker = Table(np.eye(3, 4))
+    validator = Validator(valid, ranker, max_users=2, seed=4)
+    member = validator.for_member(model)
+    assert member is not None
+    assert (validator.metric, member.metric) == ("ndcg@10", "rmse")
+    assert member.users.tolist() == validator.users.tolist()
+    assert member(model) == Validator(valid, model, max_users=2, seed=4)(model)
+
+
+def test_a_member_without_answers_has_no_validator(model):
+    new_only = part(dataset(TRAIN), [(1, 98, 5.0), (7, 99, 1.0)])
+    assert Validator(new_only, model).for_member(Table(np.eye(3, 4))) is None
+
+
 def test_faults(valid, model):
     with pytest.raises(ConfigError, match="did you mean 'ndcg'"):
         Validator(valid, model, "ndgc@10")
     for name in ("coverage@10", "popularity@10", "diversity@10"):
         with pytest.raises(ConfigError, match="cannot choose an epoch"):
             Validator(valid, model, name)
-    with pytest.raises(CannotAnswer, match="predicts ratings"):
+    with pytest.raises(CannotAnswer, match="predicts ratings, and ratings in the validation part"):
         Validator(valid, Table(np.eye(3, 4)), "rmse")
     with pytest.raises(CannotAnswer, match="Popular is not"):
         Validator(valid, Popular(TableConfig(), dataset(TRAIN).spec), "loss")

@@ -9,7 +9,7 @@ import polars as pl
 import torch
 
 from palate.data.dataset import Dataset
-from palate.models.ease import EASE, EASEConfig
+from palate.models.linear.ease import EASE, EASEConfig
 
 
 def dataset(histories: Sequence[Sequence[int]], n_items: int) -> Dataset:

@@ -9,7 +9,7 @@ from by_hand import planted
 from test_fidelity import told
 
 from palate.config import Training
-from palate.explanation.checks import Deaf, sanity, shuffled
+from palate.explanation.checks import IgnoringModel, sanity, shuffled
 from palate.explanation.methods import occlusion
 from palate.models import MODELS
 
@@ -44,9 +44,9 @@ def test_who_does_not_is_found_out():
     model, data = planted(np.random.default_rng(1))
     found = sanity(model, data, {"by key": by_key, "astray": upside_down_when_longer}, users=10)
     [same, given] = found["by key"].faults
-    assert same.startswith("says the same of a model with shuffled weights (rank correlation 1.00)")
-    assert given.startswith("gives items the model never sees")
-    assert any(fault.startswith("orders the history otherwise") for fault in found["astray"].faults)
+    assert same.startswith("gives the same explanations for a model with shuffled weights (rank correlation 1.00)")
+    assert given.startswith("gives items the model ignores")
+    assert any(fault.startswith("changes the order of the history") for fault in found["astray"].faults)
 
 
 def test_shuffled_keeps_the_numbers_and_leaves_the_model_alone():
@@ -69,7 +69,7 @@ def test_a_deaf_model_does_not_hear():
     model, data = planted(np.random.default_rng(3))
     queries = data.queries(np.arange(5), model.spec)
     unheard = data.histories[0][:3]
-    deaf = Deaf(model, unheard)
+    deaf = IgnoringModel(model, unheard)
     kept = queries.history.keep(~torch.isin(queries.history.values, unheard))
     expected = model.score(type(queries)(queries.user, kept))
     torch.testing.assert_close(deaf.score(queries), expected)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_sides import WORDS, films, of_films, small_pictures, trained
+from test_maskable_features import WORDS, films, of_films, small_pictures, trained
 
 from palate.errors import CannotAnswer
 from palate.explanation.explain import explain
@@ -67,9 +67,9 @@ def test_gradients_of_a_linear_encoder_are_its_terms() -> None:
 def test_gradient_takes_a_history_or_content() -> None:
     model = trained("two-tower", 3, **GRADIENT["two-tower"])
     queries = films().queries(np.array([0]), model.spec)
-    with pytest.raises(CannotAnswer, match=r"both were asked for \(history, feature\); these do: shap"):
+    with pytest.raises(CannotAnswer, match=r"both were asked for \(history, feature\); use one of shap"):
         explain(model, films(), queries, 3, "gradient", kinds=["history", "feature"])
-    with pytest.raises(CannotAnswer, match="does not read what is known by encoders that can be differentiated"):
+    with pytest.raises(CannotAnswer, match=r"its scores have no gradient with respect to these features \(feature\)"):
         explain(trained("content-knn"), films(), queries, 3, "gradient", kinds=["feature"])
     both = trained("deepfm", 3)
     asked = films().queries(np.array([0]), both.spec)

@@ -12,10 +12,10 @@ from by_hand import adder, dataset, four, planted
 from palate.data.queries import Queries
 from palate.data.ragged import Ragged
 from palate.errors import CannotAnswer, ConfigError
-from palate.evaluation.rank import rank
 from palate.explanation import counterfactual as module
 from palate.explanation.counterfactual import counterfactual
 from palate.explanation.players import game
+from palate.ranking.topk import rank
 
 
 def play(model, data, user, item):
@@ -38,7 +38,9 @@ def test_one_item_is_enough_and_it_is_said():
     assert found.removed == (0,)
     assert (found.before, found.after) == (1, 2)
     assert found.smallest
-    assert str(found) == "without Film 0, Film 4 would fall from rank 1 to 2, out of the top 1 (no smaller set does it)"
+    assert str(found) == (
+        "Without Film 0, Film 4 would fall from rank 1 to rank 2, out of the top 1. No smaller set is enough."
+    )
 
 
 def test_what_was_taken_away_stays_out_of_the_list():
@@ -107,9 +109,9 @@ def test_pairs_find_what_greed_misses():
 
 
 def test_a_large_history_is_searched_in_part(monkeypatch):
-    monkeypatch.setattr(module, "TRIED", 4)
-    monkeypatch.setattr(module, "PAIRS", 6)
-    monkeypatch.setattr(module, "BLOCK", 100)
+    monkeypatch.setattr(module, "GREEDY_TRIES", 4)
+    monkeypatch.setattr(module, "MAX_PAIRS", 6)
+    monkeypatch.setattr(module, "MAX_SCORES_PER_BLOCK", 100)
     model, data = planted(np.random.default_rng(1), people=12, had=12)
     larger = 0
     for user in range(12):
@@ -130,20 +132,20 @@ def test_an_item_that_nothing_carries():
     # All scores are 0 with and without a history: 2 stands first by its index.
     assert found.removed is None
     assert (found.before, found.after) == (1, 1)
-    assert found.reason == "no part of the history carries it: even without any it ranks 1"
-    assert str(found) == "Film 2: no part of the history carries it: even without any it ranks 1"
+    assert found.reason == "it does not depend on single history items: even without any history it ranks 1"
+    assert str(found) == ("Film 2: it does not depend on single history items: even without any history it ranks 1.")
 
 
 def test_an_item_that_is_not_listed_has_nothing_to_undo():
     model, data = four()
     found = counterfactual(play(model, data, 0, 5), k=1)
     assert found.removed is None
-    assert found.reason == "it ranks 2, not in the top 1, so there is nothing to undo"
+    assert found.reason == "it ranks 2, outside the top 1, so there is nothing to remove"
 
 
 def test_a_list_as_long_as_the_catalogue_holds_everything():
     model, data = four()
-    assert counterfactual(play(model, data, 0, 4), k=2).reason.startswith("a list of 2 holds every item there is")
+    assert counterfactual(play(model, data, 0, 4), k=2).reason.startswith("a list of 2 holds every item")
 
 
 def test_a_history_of_one():
@@ -160,5 +162,5 @@ def test_bad_questions():
     model, data = four()
     with pytest.raises(ConfigError, match="k = 0"):
         counterfactual(play(model, data, 0, 4), k=0)
-    with pytest.raises(CannotAnswer, match="already has Film 2"):
+    with pytest.raises(CannotAnswer, match="this user already has Film 2, so no list holds it"):
         counterfactual(play(model, data, 0, 2))

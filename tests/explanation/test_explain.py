@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,13 +20,14 @@ from palate.data.ragged import Ragged
 from palate.errors import CannotAnswer, ConfigError, MissingExtra, UnknownId
 from palate.explanation import EXPLAINERS, Explanation
 from palate.explanation.explain import explain, reasons
-from palate.explanation.explanation import Contribution
-from palate.explanation.players import game
+from palate.explanation.explanation import AVERAGE_ITEM, ITEM_BASELINE, Contribution, ordinal
+from palate.explanation.players import compared_items, game
 from palate.models import MODELS
 from palate.models.base import Model
-from palate.models.bayes_mf import BayesMFConfig
-from palate.models.mf import MFConfig
-from palate.recommender import Recommender
+from palate.models.mf.bayes_mf import BayesMFConfig
+from palate.models.mf.mf import MFConfig
+from palate.ranking.topk import rank
+from palate.recommender.recommender import Recommender
 from palate.testing import Case, planted
 
 SMALL = Training(epochs=2, batch_size=256, lr=0.02)
@@ -45,6 +48,7 @@ SUMS = {
     "popularity",
     "content-knn",
     "content-ials",
+    "dropoutnet",
 }
 _MODELS: dict[str, Model] = {}
 
@@ -98,8 +102,9 @@ def test_contributions_and_residual_make_the_score(name: str) -> None:
             sizes = [abs(c.value) for c in told.contributions]
             assert sizes == sorted(sizes, reverse=True)
         assert {"shap", "lime", "occlusion"} <= set(fits)
-        assert all("these do: " in told and "occlusion" in told for told in refused)
-        assert ("exact" in fits) == (name in SUMS)
+        assert all("; use one of " in text and "occlusion" in text for text in refused)
+        assert ("exact" in fits) == model.additive
+        assert model.additive or name not in SUMS
 
 
 @pytest.mark.parametrize("name", sorted(SUMS))
@@ -121,12 +126,15 @@ def test_a_known_users_own_part_is_the_residual_and_is_named(name: str) -> None:
     model, query = model_of(name), a_query(True, 5)
     item = unseen(query)
     told = explain(model, planted().train, query, item, "shap", samples=60)
-    folded = float(model.score(a_query(False, 5))[0, item])
-    assert told.residual == pytest.approx(told.score - folded, abs=1e-5 * max(1, abs(told.score)))
-    [note] = told.notes
-    assert note.startswith("explained on the fold-in of the user's history, which scores ")
-    assert f"{folded:.4g}" in note
-    assert f"where the trained user vector scores {told.score:.4g}" in note
+    average = compared_items(80, query.history.values)
+    trained_N, folded_N = model.score(query)[0], model.score(a_query(False, 5))[0]
+    lead, folded_lead = (float(scores[item] - scores[average].mean()) for scores in (trained_N, folded_N))
+    assert told.residual == pytest.approx(lead - folded_lead, abs=1e-5 * max(1, abs(told.score)))
+    assert f"by a trained vector, which scores {told.label} {told.score:.4g}." in told.notes[0]
+    assert f"which scores it {float(folded_N[item]):.4g}; the residual holds the difference." in told.notes[0]
+    if abs(told.residual) > 0.02 * max(abs(c.value) for c in told.of()):
+        assert told.notes[1].startswith(f"The residual of {told.residual:+.3g} consists of ")
+        assert "by which the trained user vector differs from the fold-in of the history" in told.notes[1]
 
 
 def test_nothing_known_is_the_models_own_score_of_nothing() -> None:
@@ -134,11 +142,17 @@ def test_nothing_known_is_the_models_own_score_of_nothing() -> None:
     item = unseen(query)
     mf = model_of("mf")
     told = explain(mf, planted().train, query, item, "shap", samples=60)
-    assert told.base == pytest.approx(float((mf.bias + mf.item_bias.weight[item, 0]).detach()), abs=1e-6)
-    assert explain(model_of("ease"), planted().train, query, item).base == 0
-    assert explain(model_of("popularity"), planted().train, query, item).base == float(
-        planted().train.item_counts[item]
-    )
+    average = compared_items(80, query.history.values)
+    bias_N = mf.item_bias.weight.detach()[:, 0]
+    base = {c.key: c.value for c in told.of("base")}
+    assert base[ITEM_BASELINE] == pytest.approx(float(bias_N[item] - bias_N[average].mean()), abs=1e-6)
+    assert base[AVERAGE_ITEM] == pytest.approx(float(mf.score(query)[0, average].mean()), abs=1e-6)
+    assert told.base == pytest.approx(sum(base.values()))
+    of_ease = {c.key: c.value for c in explain(model_of("ease"), planted().train, query, item).of("base")}
+    assert of_ease[ITEM_BASELINE] == 0
+    told = explain(model_of("popularity"), planted().train, query, item)
+    assert told.base == pytest.approx(float(planted().train.item_counts[item]))
+    assert all(c.value == 0 for c in told.of())
 
 
 class Blind(MODELS["popularity"]):  # type: ignore[misc]
@@ -154,19 +168,20 @@ def test_bad_input() -> None:
         explain(vae, train, query, unseen(query), "shap", samples=0)
     with pytest.raises(ConfigError, match=r"no method 'shapp'; .*did you mean 'shap'"):
         explain(vae, train, query, unseen(query), "shapp")
-    with pytest.raises(ConfigError, match=r"\['base'\] cannot be switched off"):
+    with pytest.raises(ConfigError, match="'base' cannot be switched off; choose from history, feature, word, region"):
         explain(vae, train, query, unseen(query), kinds=["base"])
     with pytest.raises(
-        CannotAnswer, match=r"exact does not fit MultVAE: .*; these do: gradient, shap, lime, occlusion"
+        CannotAnswer,
+        match="exact is not available for MultVAE: its score is not a sum over the history; use one of gradient, shap",
     ):
         explain(vae, train, query, unseen(query), "exact")
-    with pytest.raises(CannotAnswer, match=r"gradient does not fit NeuMF: .*; these do: shap, lime, occlusion"):
+    with pytest.raises(CannotAnswer, match=r"gradient is not available for NeuMF: .*; use one of shap, lime"):
         explain(model_of("neumf"), train, a_query(False, 3), unseen(query), "gradient")
-    with pytest.raises(CannotAnswer, match="Blind reads neither a history nor features"):
+    with pytest.raises(CannotAnswer, match="Blind reads neither histories nor features"):
         explain(Blind(Blind.Config(), train.spec), train, a_query(True), unseen(query))
     with pytest.raises(CannotAnswer, match=r"give a history"):
         explain(ease, train, Queries(torch.tensor([-1]), Ragged.empty(1)), 3)
-    with pytest.raises(ConfigError, match="of one query, not of 2"):
+    with pytest.raises(ConfigError, match="of one query; 2 were given"):
         game(ease, train, query.take(torch.tensor([0, 0])), 3)
 
 
@@ -174,7 +189,13 @@ def test_an_item_already_seen_is_explained_and_noted() -> None:
     query = a_query(False)
     seen = int(query.history.values[0])
     told = explain(model_of("ease"), planted().train, query, seen)
-    assert told.notes == (f"this person already has {told.label}: a list leaves it out",)
+    assert told.notes == (f"This user already has {told.label}, so lists leave it out.",)
+    assert told.rank is None
+    assert told.item not in [c.key for c in told.of()], "an item is no reason for itself"
+    assert abs(told.residual) < 1e-5
+    alone = query.keep(query.history.values == seen)
+    with pytest.raises(CannotAnswer, match=r"holds only item .* itself, which cannot be a reason for itself"):
+        explain(model_of("ease"), planted().train, alone, seen)
 
 
 @pytest.mark.parametrize("method", ["shap", "lime", "occlusion", "gradient"])
@@ -214,7 +235,7 @@ def test_a_history_of_five_thousand() -> None:
         assert len(told.of("history")) == 5000
         assert sum(c.value for c in told.contributions) + told.residual == pytest.approx(told.score, abs=1e-4)
         if method in ("shap", "lime"):
-            assert any("5000 players" in note or "(5000)" in note for note in told.notes)
+            assert any("5,000 players" in note or "(5000)" in note for note in told.notes)
     assert time.perf_counter() - start < 60
 
 
@@ -227,21 +248,24 @@ def test_page_of_reasons() -> None:
         found = reasons(model_of(name), train, queries, items)
         assert [len(row) for row in found] == [3, 3, 3, 3]
         assert found[1][2] == ""
-        assert all(text.startswith("Recommended because many people chose it") for text in found[3])
+        assert all(
+            text.startswith("Recommended because it is popular; nothing is known about this user") for text in found[3]
+        )
         assert any(text.startswith("Recommended because you liked ") for text in found[0])
-    alone = explain(model_of("multvae"), train, queries.take(torch.tensor([2])), 7, "occlusion")
-    assert reasons(model_of("multvae"), train, queries, items)[2][1] == alone.sentence(3)
+    for name in ("ease", "multvae", "neumf"):  # A list and the explanation of one of its items tell the same.
+        of_list = reasons(model_of(name), train, queries, items)[2][1]
+        alone = explain(model_of(name), train, queries.take(torch.tensor([2])), 7)
+        assert alone.rank is not None
+        assert of_list == replace(alone, rank=2).sentence(3)
 
 
 def example(*values: tuple[str, str, float, float], **rest: object) -> Explanation:
     told = [Contribution(kind=k, key=n, label=n, value=v, error=e) for k, n, v, e in values]  # type: ignore[arg-type]
-    base = Contribution(kind="base", key=None, label="nothing known", value=0.5)
+    base = Contribution(kind="base", key=ITEM_BASELINE, label="this item without a history", value=0.5)
     found = tuple(sorted([base, *told], key=lambda c: -abs(c.value)))
     total = sum(c.value for c in found)
-    return Explanation(
-        item="50", label="Star Wars", score=total + 0.01, contributions=found, residual=0.01, method="shap",
-        **rest,  # type: ignore[arg-type]
-    )  # fmt: skip
+    fields: dict[str, Any] = {"item": "50", "label": "Star Wars", "score": total + 0.01, "residual": 0.01} | rest
+    return Explanation(contributions=found, **{"method": "shap", "rank": 1, **fields})
 
 
 def test_reasons_in_words() -> None:
@@ -252,21 +276,70 @@ def test_reasons_in_words() -> None:
     )  # fmt: skip
     assert told.reasons(10) == [
         "Recommended because you liked A (+0.31) and B (+0.12), despite C (-0.050); its genre comedy adds 0.040; "
-        "its words 'heist' and 'casino' add 0.050; residual 0.010",
+        "its words 'heist' and 'casino' add 0.050.",
+        "Score 1.28 = 0.50 (this item without a history) + 0.77 (all contributions) + 0.010 (residual).",
         "a note",
     ]
-    assert "B" in told.reasons(2)[0]
-    assert "C" not in told.reasons(2)[0]
-    assert "D" not in told.sentence(10), "within its own error of zero"
-    unsure = example(("history", "A", 0.3, 0.2))
-    assert (
-        unsure.sentence()
-        == "No reason stands out: no contribution is larger than its own error (more samples make it smaller)"
+    assert "B" in told.reasons(3)[0]
+    assert "B" not in told.reasons(2)[0], "a sentence names only what a table of as many rows shows"
+    assert "D" not in told.sentence(10), "its interval contains zero"
+
+
+def test_what_is_below_a_fiftieth_of_the_largest_effect_is_no_reason() -> None:
+    assert "B" not in example(("history", "A", 1.0, 0.0), ("history", "B", 0.019, 0.0)).sentence(5)
+    assert "B" in example(("history", "A", 1.0, 0.0), ("history", "B", 0.021, 0.0)).sentence(5)
+    # Where the large effects are uncertain, a small one that is certain is not named in their place.
+    few = [("history", name, 1.55, 1.55) for name in "ABCD"]
+    told = example(*few, ("history", "E", 0.00049, 0.00001))
+    assert told.sentence(5) == (
+        "Recommended because your history as a whole adds 6.20, although no single item stands out"
+    )
+
+
+def test_what_is_said_if_no_contribution_speaks_for_the_item() -> None:
+    unsure = example(("history", "A", -0.3, 0.2))
+    assert unsure.sentence() == (
+        "No contribution stands out: every interval contains zero (more samples make them narrower)"
     )
     alike = example(("history", "A", 0.0, 0.0))
-    assert alike.sentence() == "The score does not depend on anything known of this person; everybody gets it"
+    assert alike.sentence() == "Recommended because it scores 0.50 above the average item for users in general"
     against = example(("history", "A", -0.3, 0.0))
-    assert against.sentence() == "your history speaks against it: A (-0.30)"
+    assert against.sentence() == (
+        "Recommended because it scores 0.50 above the average item for users in general, although "
+        "your history speaks against it: A (-0.30)"
+    )
+    trained = example(("history", "A", -0.3, 0.0), residual=0.7)
+    assert trained.sentence().startswith("Recommended because the model adds 0.70 that no single contribution explains")
+
+
+def test_an_item_outside_the_list_is_not_called_recommended() -> None:
+    told = example(("history", "A", 0.31, 0.0), ("history", "C", -0.05, 0.0), rank=21)
+    assert told.sentence() == (
+        "Ranks 21st for this user, outside the top 10. In its favour: you liked A (+0.31), despite C (-0.050)"
+    )
+    assert told.sentence(k=21).startswith("Recommended because you liked A")
+    seen = example(("history", "A", 0.31, 0.0), rank=None)
+    assert seen.sentence() == "You liked A (+0.31)"
+    assert [ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 21, 102, 111)] == [
+        "1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "102nd", "111th",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["ease", "neumf"])
+def test_the_rank_is_that_of_the_list(name: str) -> None:
+    train, query, model = planted().train, a_query(True), model_of(name)
+    listed = rank(model, query, 80).items[0].tolist()
+    for place in (0, 1, 20):
+        assert explain(model, train, query, listed[place]).rank == place + 1
+
+
+def test_not_all_items_of_a_list_are_spoken_against() -> None:
+    """Contributions are relative to the average item: what lowers all scores alike speaks against none."""
+    train, model = planted().train, model_of("neumf")
+    for user in range(10):
+        query = train.queries(np.array([user]), train.spec)
+        items = rank(model, query, 5).items
+        assert not all("your history speaks against it" in text for text in reasons(model, train, query, items)[0])
 
 
 def test_what_was_not_liked_is_not_called_liked() -> None:
@@ -304,7 +377,7 @@ def test_recommender_explains() -> None:
         rec.explain(user="nobody", item="noise 1")
     with pytest.raises(UnknownId, match="no such thing"):
         rec.explain(user="u003", item="no such thing")
-    with pytest.raises(ConfigError, match="exactly one of"):
+    with pytest.raises(ConfigError, match=r"users?="):
         rec.explain(item="noise 1")
     page = rec.recommend(history=history, k=5, explain=True)
     assert page.columns[-1] == "reasons"

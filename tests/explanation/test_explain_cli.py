@@ -12,7 +12,7 @@ from causes import fitted, planted_causes
 from palate.config import Training
 from palate.data.dataset import Dataset
 from palate.models import MODELS
-from palate.recommender import Recommender
+from palate.recommender.recommender import Recommender
 from test_cli import palate
 
 HISTORY = "cause 1,cause 4,noise 2,noise 7"
@@ -32,9 +32,10 @@ def test_reasons_and_a_table_that_adds_up(run: Path) -> None:
     assert done.code == 0, done.err
     lines = done.out.splitlines()
     assert lines[0].startswith("effect 1 (effect 1) for history cause 1,cause 4")
-    assert lines[0].endswith("explained by shap")
+    assert lines[0].endswith("explained by occlusion")
     assert lines[1].startswith("Recommended because you liked cause 1 (+")
-    assert "; residual " in lines[1]
+    assert lines[2].startswith("Score ")
+    assert lines[2].endswith(" (residual).")
     score = float(lines[0].split("score ")[1].split(",")[0])
     start = next(place for place, line in enumerate(lines) if line.startswith("kind"))
     assert [line.split()[0] for line in lines[start + 1 :]] == ["history", "history", "others", "base", "residual"]
@@ -54,7 +55,7 @@ def test_json_holds_everything(run: Path) -> None:
 
 def test_counterfactual_and_global(run: Path) -> None:
     done = palate("explain", run, "--history", HISTORY, "--item", "effect 1", "--counterfactual", "-k", "2")
-    assert "without cause 1, effect 1 would fall from rank 1 to" in done.out or "effect 1 would fall" in done.out, (
+    assert "Without cause 1, effect 1 would fall from rank 1 to" in done.out or "effect 1 would fall" in done.out, (
         done.err
     )
     as_json = palate(
@@ -62,10 +63,10 @@ def test_counterfactual_and_global(run: Path) -> None:
     )
     assert json.loads(as_json.out)["item"] == "effect 1"
     done = palate("explain", run, "--global", "--users", "10", "--method", "occlusion")
-    assert "why 10 people are recommended their top item, by occlusion" in done.out, done.err
+    assert "contributions to the top items of 10 users, explained by occlusion" in done.out, done.err
     assert "\nhistory\nitem_id" in done.out
     done = palate("explain", run, "--global", "--users", "5", "--method", "occlusion", "--json")
-    assert json.loads(done.out)["people"] == 5
+    assert json.loads(done.out)["users"] == 5
     done = palate("explain", run, "--global", "--users", "3", "--method", "occlusion", "--plot", run.parent / "all.png")
     assert done.code == 0, done.err
     assert (run.parent / "all.png").read_bytes().startswith(b"\x89PNG")
@@ -119,9 +120,9 @@ def test_a_list_with_reasons(run: Path) -> None:
         (("--user", "u003"), "give --item ID"),
         (("--user", "nobody", "--item", "effect 1"), "give their items instead"),
         (("--user", "u003", "--item", "no such"), "no such"),
-        (("--user", "u003", "--item", "effect 1", "--samples", "0"), "samples = 0 is out of range"),
-        (("--user", "u003", "--item", "effect 1", "--method", "exact"), "these do: gradient, shap, lime, occlusion"),
-        (("--user", "u003", "--item", "effect 1", "--by", "region"), "could leave out"),
+        (("--user", "u003", "--item", "effect 1", "--samples", "0"), "samples 0 is out of range"),
+        (("--user", "u003", "--item", "effect 1", "--method", "exact"), "use one of gradient, shap, lime, occlusion"),
+        (("--user", "u003", "--item", "effect 1", "--by", "region"), "hold nothing that"),
     ],
 )
 def test_what_cannot_be_told(run: Path, words: tuple[str, ...], told: str) -> None:

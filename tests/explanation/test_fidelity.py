@@ -14,15 +14,15 @@ from scipy.stats import spearmanr
 
 from palate.data.ragged import Ragged
 from palate.errors import CannotAnswer, ConfigError, DataError
-from palate.evaluation.rank import rank
 from palate.explanation.agreement import correlation
+from palate.explanation.explained_users import find_users
 from palate.explanation.explanation import Contribution, Explanation
 from palate.explanation.fidelity import fidelity, measure
-from palate.explanation.masked import Masked
-from palate.explanation.measures import MEASURES, percent_sizes
+from palate.explanation.masked import MaskedHistoryScores
+from palate.explanation.measures import MEASURES, percent_step_sizes
 from palate.explanation.orders import ORDERS
-from palate.explanation.people import find_people
 from palate.models import MODELS
+from palate.ranking.topk import rank
 
 
 def told(game, values):
@@ -58,7 +58,7 @@ def test_every_measure_by_hand():
 
 def test_percent_steps_are_ten_parts_the_first_ones_larger():
     lengths = np.array([1, 4, 10, 23, 100])
-    for length, sizes in zip(lengths, percent_sizes(lengths), strict=True):
+    for length, sizes in zip(lengths, percent_step_sizes(lengths), strict=True):
         parts = [len(part) for part in np.array_split(np.arange(length), 10)]
         assert sizes.tolist() == [0, *np.cumsum(parts)]
 
@@ -86,7 +86,7 @@ def plain(model, data, user, values, item, k, length, n_items):
 def test_all_people_at_once_equal_one_at_a_time():
     rng = np.random.default_rng(1)
     model, data = planted(rng)
-    people = find_people(model, data, np.arange(data.n_users), seed=0)
+    people = find_users(model, data, np.arange(data.n_users), seed=0)
     assert len(people.users) == data.n_users - 1  # one has everything, so there is nothing to recommend
     value_D = rng.normal(size=len(people.masked.item_D))
     found, _ = measure(people.masked, value_D, (3,), (2, 4), percent=False, seed=0)
@@ -131,15 +131,15 @@ def test_the_true_causes_are_more_faithful_than_any_other_order():
     assert found.ranked()[-1] == "reversed"
     assert all(each.high < 0 and each.holm < 0.05 for each in found.compare("cdcg@5") if each.first == "exact")
     lines = found.verdict()
-    assert lines[0].startswith("for EASE believe exact: cdcg@5 0.")
-    assert any(line.startswith("reversed does not beat random") for line in lines)
+    assert lines[0].startswith("The most faithful explainer of EASE is exact: cdcg@5 0.")
+    assert any(line.startswith("reversed does not beat random and popularity order on cdcg@5") for line in lines)
 
 
 def test_nobody_is_believed_where_nobody_beats_chance():
     model, data = planted(np.random.default_rng(4))
     found = fidelity(model, data, {"noise": lambda one, seed: told(one, noise(one, seed))}, users=30, percent=False)
     [line] = found.verdict()
-    assert line.startswith("believe none of them for EASE: noise, the best, does not beat random")
+    assert line.startswith("No explainer is reliable for EASE: on cdcg@5, the best one (noise) does not beat random")
 
 
 def noise(one, seed):
@@ -152,16 +152,16 @@ def test_an_item_had_twice_is_one_thing_to_take_away():
     weight = np.zeros((5, 5))
     weight[:3, 3] = [1, 3, 0.5]
     found = fidelity(adder(data, weight), data, ["exact"], users=np.array([0]), lengths=(1,), k=(1,), percent=False)
-    # 0 counts twice, and together it adds 2: less than 1 does.
-    assert found.values["exact"]["del@1"][0] == pytest.approx(2.5 / 5.5)
-    assert found.values["exact"]["ins@1"][0] == pytest.approx(3 / 5.5)
+    # To EASE a history is a set: 0 adds 1, however often it was chosen, and 1 adds most.
+    assert found.values["exact"]["del@1"][0] == pytest.approx(1.5 / 4.5)
+    assert found.values["exact"]["ins@1"][0] == pytest.approx(3 / 4.5)
 
 
 def test_orders_by_hand():
     data = dataset([[0, 1, 3], [0, 3], [1, 2, 3], [2]], 5)
     weight = np.zeros((5, 5))
     weight[:, 4] = 1
-    people = find_people(adder(data, weight), data, np.array([0, 2]), seed=0)
+    people = find_users(adder(data, weight), data, np.array([0, 2]), seed=0)
     assert people.masked.item_U.tolist() == [4, 4]
     assert people.masked.item_D.tolist() == [0, 1, 3, 1, 2, 3]
     assert ORDERS["popularity"](data, people.masked, 0).tolist() == [3, 3, 4, 3, 3, 4]
@@ -175,7 +175,7 @@ def test_orders_by_hand():
 
 def test_equal_values_stand_in_an_order_of_chance():
     model, data = planted(np.random.default_rng(5), people=200)
-    masked = find_people(model, data, np.arange(200), seed=0).masked
+    masked = find_users(model, data, np.arange(200), seed=0).masked
     place = masked.order(np.zeros(len(masked.item_D)), seed=1).view(200, -1)
     assert (place.sort(1).values == torch.arange(place.shape[1])).all()
     assert abs(float(place[:, 0].double().mean()) - (place.shape[1] - 1) / 2) < 1.0
@@ -188,7 +188,7 @@ def test_confidence_is_what_training_makes_of_a_score(name):
     expected = {"multvae": "softmax", "mlp": "sigmoid", "mf": "sigmoid", "ease": "score", "cdae": "sigmoid"}[name]
     assert model.confidence == expected
     queries = data.queries(np.array([0]), model.spec)
-    masked = Masked(model, queries, torch.tensor([5]))
+    masked = MaskedHistoryScores(model, queries, torch.tensor([5]))
     with torch.no_grad():
         scores = model._score(type(queries)(torch.tensor([-1]), queries.history))[0].double()
     made = {"softmax": scores.softmax(0), "sigmoid": scores.sigmoid(), "score": scores}[expected]
@@ -222,7 +222,7 @@ def test_stability_agreement_and_seconds():
     assert found.agreement["exact", "occlusion"] == pytest.approx(1.0)
     assert abs(found.agreement["exact", "random"]) < 0.3
     assert set(found.seconds) == set(found.explainers)
-    assert "believe" in str(found)
+    assert "The most faithful explainer of EASE is " in str(found)
     frame = found.frame()
     assert frame.height == len(found.values) * len(found.measures)
     assert frame.filter(method="exact", measure="cdcg@5")["n"].item() == 20
@@ -237,20 +237,20 @@ def test_the_same_seed_gives_the_same():
 
 def test_what_cannot_be_measured_is_said():
     model, data = planted(np.random.default_rng(8), people=4)
-    with pytest.raises(ConfigError, match="there is no explainer 'magic' of histories; choose among exact, shap"):
+    with pytest.raises(ConfigError, match="there is no explainer 'magic' of histories; choose from exact, shap"):
         fidelity(model, data, ["magic"])
     with pytest.raises(ConfigError, match="no explainer 'grad-cam' of histories"):
         fidelity(model, data, ["grad-cam"])
     with pytest.raises(ConfigError, match="users = 0"):
         fidelity(model, data, users=0)
-    with pytest.raises(ConfigError, match="at least one each"):
+    with pytest.raises(ConfigError, match="must each hold at least one number"):
         fidelity(model, data, lengths=())
-    with pytest.raises(ConfigError, match="at least one each"):
+    with pytest.raises(ConfigError, match="must each hold at least one number"):
         fidelity(model, data, k=(0,))
-    with pytest.raises(DataError, match="nobody has a history"):
+    with pytest.raises(DataError, match="no user has a history"):
         fidelity(model, data, users=np.array([data.n_users - 1]))
-    with pytest.raises(ConfigError, match="'map' was not measured; there is cdcg@5"):
+    with pytest.raises(ConfigError, match="'map' was not measured; choose from cdcg@5"):
         fidelity(model, data, ["exact"], lengths=(5,), percent=False).compare("map")
     model.answers = frozenset({"known_user"})
-    with pytest.raises(CannotAnswer, match="EASE knows people by their index alone"):
+    with pytest.raises(CannotAnswer, match="EASE knows users by their index alone"):
         fidelity(model, data)

@@ -12,7 +12,7 @@ from by_hand import planted
 
 from palate.cli import main
 from palate.config import Training
-from palate.recommender import Recommender
+from palate.recommender.recommender import Recommender
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_table_verdict_and_report(run, tmp_path):
     assert header.split()[1:3] == ["cdcg@5", "↓"]
     methods = [line.split()[0] for line in lines[lines.index(header) + 2 :][:8]]
     assert set(methods) == {"exact", "shap", "lime", "occlusion", "gradient", "random", "popularity", "cosine"}
-    assert "for ease believe " in out
+    assert "The most faithful explainer of ease is " in out
     assert "sanity: " in out
     report = (tmp_path / "out" / "fidelity.md").read_text(encoding="utf-8")
     assert "| exact |" in report
@@ -57,7 +57,7 @@ def test_other_people_and_one_method(run, tmp_path):
         "fidelity", run, tmp_path / "others.parquet", "--method", "exact", "--no-percent", "--out", tmp_path
     )
     assert code == 0, err
-    assert "ease, 12 people" in out
+    assert "ease, 12 users" in out
     assert "shap" not in out
     assert "pos-p" not in (tmp_path / "fidelity.md").read_text(encoding="utf-8")
     assert not (tmp_path / "fidelity.png").exists()
@@ -66,6 +66,6 @@ def test_other_people_and_one_method(run, tmp_path):
 def test_wrong_words(run, tmp_path):
     code, _, err = palate("fidelity", run, "--method", "magic")
     assert code == 2
-    assert "there is no explainer 'magic' of histories; choose among exact, shap" in err
+    assert "there is no explainer 'magic' of histories; choose from exact, shap" in err
     assert palate("fidelity", run, "--users", 0)[0] == 2
     assert palate("fidelity", tmp_path / "nowhere")[0] == 2

@@ -24,20 +24,21 @@ def test_history_by_hand():
     weight[:3, 3] = [4, 1, -2]
     found = summarise(adder(data, weight), data, users=np.array([0, 1, 2]))
     assert found.method == "exact"
-    # Film 3 is everybody's but the third's, for whom 1 - 2 is below film 0's and film 4's nothing.
-    assert found.people == 3
+    # Film 3 is the top item of the first two; for the third, 1 - 2 is below the 0 of film 0. Contributions are relative
+    # to the mean over three unseen films, of which film 3 alone has weights.
+    assert found.users == 3
     rows = {row["item_id"]: row for row in found.history.to_dicts()}
     assert rows[0]["title"] == "Film 0"
-    assert (rows[0]["people"], rows[0]["mean_abs"], rows[0]["moved"]) == (2, 4.0, 2)
-    assert rows[1]["people"] == 2
-    assert rows[1]["mean_abs"] == pytest.approx(0.5)  # 1 for the first, nothing for the third
+    assert (rows[0]["users"], rows[0]["mean_abs"], rows[0]["largest_for"]) == (2, pytest.approx(8 / 3), 2)
+    assert rows[1]["users"] == 2
+    assert rows[1]["mean_abs"] == pytest.approx(0.5)  # 2/3 for the first, -1/3 for the third
     assert rows[2]["mean_abs"] == pytest.approx(1.0)
-    assert [rows[i]["share"] for i in (0, 1, 2)] == pytest.approx([8 / 11, 1 / 11, 2 / 11])
+    assert [rows[i]["share"] for i in (0, 1, 2)] == pytest.approx([16 / 25, 3 / 25, 6 / 25])
     assert found.history["item_id"].to_list() == [0, 2, 1]
-    assert found.gini == pytest.approx((2 * (1 * -2 + 2 * 0 + 8 * 2) / 2) / (3 * 11))
-    assert found.first == pytest.approx(2 / 3)  # two explanations of two items, and one of zeros
+    assert found.gini == pytest.approx((3 * -2 + 6 * 0 + 16 * 2) / (3 * 25))
+    assert found.top_share == pytest.approx(1.0)  # three explanations of two items
     assert found.features.height == found.dependence.height == 0
-    assert "Gini 0.42 over 3 items" in str(found)
+    assert "The Gini coefficient over 3 history items is 0.35." in str(found)
 
 
 def test_one_that_carries_all_is_more_concentrated_than_many():
@@ -74,7 +75,7 @@ def test_features_and_partial_dependence():
     weights = dict(found.features.filter(kind="feature").select("column", "mean_abs").rows())
     assert weights["year"] > 3 * weights["genre"]
     assert weights["year"] > 3 * weights["age"]
-    assert dict(found.features.select("column", "people").rows())["year"] == 15
+    assert dict(found.features.select("column", "users").rows())["year"] == 15
     years = found.dependence.filter(side="item", column="year")
     assert 1950 <= years["value"].min() < years["value"].max() <= 2020
     assert years["value"].is_sorted()
@@ -101,7 +102,7 @@ def test_bad_questions():
         summarise(model, data, users=0)
     with pytest.raises(ConfigError, match="no method 'magic'"):
         summarise(model, data, method="magic")
-    with pytest.raises(DataError, match="answers none of these 1 people"):
+    with pytest.raises(DataError, match="itself answers none of these 1 users"):
         summarise(model, data, users=np.array([data.n_users - 1]))
 
 

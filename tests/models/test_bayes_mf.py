@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
 from palate.data.dataset import Dataset, Queries
-from palate.models.bayes_mf import BayesMF, BayesMFConfig, _gamma, _wishart, components
-from palate.models.ease import interactions
+from palate.data.ragged import Ragged
+from palate.models.linear.ease import interactions
+from palate.models.mf.bayes_mf import BayesMF, BayesMFConfig, _gamma, _wishart, principal_components
+from palate.testing import planted
 
 CONFIG = BayesMFConfig(dim=3, features=4, warmup=20, samples=12, thin=2)
 
@@ -63,10 +68,32 @@ def test_a_stranger_with_a_known_history_is_answered_like_its_owner(data: Datase
     assert float(apart.square().mean().sqrt()) < 0.15 * float(fitted.score(known).std())
 
 
+def test_a_weight_of_two_is_the_row_given_twice(data: Dataset) -> None:
+    """The random numbers are the same, so the chains stay together."""
+    twice = np.random.default_rng(2).random(len(data)) < 0.3
+    rows = np.repeat(np.arange(len(data)), 1 + twice)
+    scores = []
+    for given in (replace(data, weight=(1 + twice).astype(np.float32)), data.take(rows), data):
+        model = BayesMF(replace(CONFIG, warmup=3, samples=3, thin=1), data.spec)
+        model.fit(given)
+        assert float(model.mean) == pytest.approx(float(np.average(given.rating, weights=given.weight)), abs=1e-5)
+        scores.append(model.score(everyone(data)))
+    torch.testing.assert_close(scores[0], scores[1], rtol=1e-2, atol=1e-2)
+    assert float((scores[0] - scores[2]).abs().mean()) > 0.05
+
+
+def test_an_item_that_stands_twice_in_a_history_counts_twice(fitted: BayesMF) -> None:
+    once, twice = (
+        fitted.score(Queries(torch.tensor([-1]), Ragged.of([items]), torch.full((len(items),), 5.0)))
+        for items in ([3, 4], [3, 3, 4])
+    )
+    assert not torch.allclose(once, twice, atol=1e-2)
+
+
 def test_implicit_features_are_the_principal_components(data: Dataset) -> None:
     seen = interactions(data)
     rows = seen.toarray() / np.sqrt(seen.toarray().sum(1, keepdims=True))
-    loading, feature = components(seen, 3, torch.Generator().manual_seed(0))
+    loading, feature = principal_components(seen, 3, torch.Generator().manual_seed(0))
     np.testing.assert_allclose((feature @ feature.T).numpy(), rows @ _top(rows, 3) @ rows.T, atol=1e-4)
     torch.testing.assert_close(loading.T @ loading, torch.eye(3), atol=1e-4, rtol=0)
 
@@ -89,3 +116,52 @@ def test_wishart_draws_have_the_mean_of_the_distribution() -> None:
     scale = torch.tensor([[0.5, 0.2], [0.2, 0.3]])
     drawn = torch.stack([_wishart(scale, 12, rng) for _ in range(4000)])
     torch.testing.assert_close(drawn.mean(0), 12 * scale, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r, rng: r * 1000,
+        lambda r, rng: r * 1e6 - 3e6,
+        lambda r, rng: r * 1e-4,
+        lambda r, rng: np.where(np.arange(len(r)) == 7, 1e5, r),
+        lambda r, rng: np.round(np.exp(rng.normal(0, 3, len(r)))),
+    ],
+    ids=["thousands", "millions", "small", "one outlier", "counts"],
+)
+def test_any_scale_of_ratings_is_learned(change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> None:
+    data = planted().train
+    assert data.rating is not None
+    rating = change(data.rating.astype(np.float64), np.random.default_rng(0)).astype(np.float32)
+    scaled = replace(data, rating=rating, rating_scale=(float(rating.min()), float(rating.max())))
+    model = BayesMF(BayesMFConfig(dim=4, features=4, warmup=5, samples=5, thin=1), scaled.spec)
+    model.fit(scaled)
+    queries = scaled.queries(np.arange(scaled.n_users), scaled.spec)
+    for asked in (queries, queries.anonymous()):
+        assert bool(model.score(asked).isfinite().all())
+
+
+def test_a_scale_of_thousands_gives_the_same_model_in_thousands() -> None:
+    data = planted().train
+    assert data.rating is not None
+    config = BayesMFConfig(dim=4, features=4, warmup=10, samples=10, thin=1)
+    found = []
+    for factor in (1.0, 1024.0):
+        scaled = replace(data, rating=data.rating * np.float32(factor), rating_scale=(factor, 5 * factor))
+        model = BayesMF(config, scaled.spec)
+        model.fit(scaled)
+        queries = scaled.queries(np.arange(scaled.n_users), scaled.spec)
+        found.append(model.score(queries) / factor)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+
+
+def test_one_feature_and_two_items() -> None:
+    data = planted().train
+    for frame, config in (
+        (data.frame(), BayesMFConfig(dim=1, features=1, warmup=2, samples=2, thin=1)),
+        (data.frame().filter(pl.col("item_id").is_in(["i01", "i02"])), BayesMFConfig(warmup=2, samples=2, thin=1)),
+    ):
+        some = Dataset.from_frame(frame, rating_scale=(1.0, 5.0))
+        model = BayesMF(config, some.spec)
+        model.fit(some)
+        assert bool(model.score(some.queries(np.arange(some.n_users), some.spec)).isfinite().all())

@@ -9,20 +9,22 @@ import polars as pl
 import pytest
 import torch
 
-from palate.config import Recipe, Training, from_dict, to_dict
+from palate.config import CompleteTraining, Training, from_dict, to_dict
 from palate.data.dataset import Dataset, Queries
-from palate.data.parts import Split
 from palate.data.ragged import Ragged
-from palate.errors import ConfigError, DataError
+from palate.data.splits.build import Split
+from palate.errors import ArtifactError, ConfigError, DataError
 from palate.evaluation.evaluate import Validator
 from palate.models import MODELS
-from palate.models import blend as module
-from palate.models.blend import Blend, BlendConfig, Member
+from palate.models.buffers import check_tensors
+from palate.models.hybrid import blend as module
+from palate.models.hybrid.blend import Blend, BlendConfig, Member
+from palate.models.hybrid.simplex import least_squares, moves, search
 from palate.models.layers import standardised
-from palate.models.mf import MFConfig
-from palate.models.simplex import least_squares, moves, search
-from palate.recommender import Recommender
+from palate.models.mf.mf import MFConfig
+from palate.recommender.recommender import Recommender
 from palate.testing import planted
+from palate.training.train_run import Epoch
 
 MSE = Member(
     model="mf",
@@ -52,9 +54,14 @@ def ratings(parts: Split) -> Blend:
     return model
 
 
-def test_members_bring_their_own_recipes(parts: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("palate.models.mf.MF.recipe", Recipe(epochs=2, batch_size=256, lr=0.01, patience=0))
-    monkeypatch.setattr("palate.models.multvae.MultDAE.recipe", Recipe(epochs=3, batch_size=64, lr=0.01, patience=0))
+def test_members_use_their_own_default_training(parts: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "palate.models.mf.mf.MF.default_training", CompleteTraining(epochs=2, batch_size=256, lr=0.01, patience=0)
+    )
+    monkeypatch.setattr(
+        "palate.models.autoencoders.multvae.MultDAE.default_training",
+        CompleteTraining(epochs=3, batch_size=64, lr=0.01, patience=0),
+    )
     for training, epochs in ((None, {2, 3}), (Training(epochs=4), {4}), ({"lr": 0.02}, {2, 3})):
         last: list[int] = []
         Recommender.train(
@@ -66,6 +73,32 @@ def test_members_bring_their_own_recipes(parts: Split, monkeypatch: pytest.Monke
         )
         ends = {epoch for epoch, then in zip(last, [*last[1:], 0], strict=True) if then < epoch}
         assert ends == epochs
+
+
+def test_records_and_progress_are_those_of_the_members(parts: Split) -> None:
+    members = (Member(model="mf", config={"dim": 4}), "ease", Member(model="gmf", config={"dim": 4}))
+    blend = Blend(BlendConfig(members=members), parts.train.spec)
+    told: list[Epoch] = []
+    training = Training(epochs=2, batch_size=256, lr=0.02)
+    records = blend.fit(parts.train, training, Validator(parts.valid, blend, "ndcg@10"), on_epoch=told.append)
+    assert [(record.member, record.epoch) for record in records] == [
+        ("0-mf", 1),
+        ("0-mf", 2),
+        ("2-gmf", 1),
+        ("2-gmf", 2),
+    ]
+    assert records == told
+    assert all(record.valid for record in records)
+
+
+def test_two_queries_with_other_features_are_not_one_in_the_cache() -> None:
+    data = planted().train
+    spec = Blend.spec_of(data)
+    assert spec.user_features is not None
+    known = data.encoded_users(spec.user_features)
+    rows = (torch.tensor([row]) for row in (0, 1))
+    one, other = (Queries(torch.tensor([-1]), Ragged.empty(1), features=known.take(row)) for row in rows)
+    assert not all(torch.equal(a, b) for a, b in zip(module._tensors(one), module._tensors(other), strict=True))
 
 
 def everyone(data: Dataset) -> Queries:
@@ -222,7 +255,7 @@ def test_members_are_given_by_name_table_or_json() -> None:
     text = '{"model": "mf", "config": {"dim": 8}, "training": {"lr": 0.05}}'
     whole = Member(model="mf", config=MFConfig(dim=8), training=Training(lr=0.05))
     config = BlendConfig(members=("ease", whole, text))
-    assert config.each() == [Member(model="ease"), whole, whole]
+    assert config.parsed() == [Member(model="ease"), whole, whole]
     assert from_dict(BlendConfig, to_dict(config)) == config
     table = {"model": "mf", "config": {"dim": 8}, "training": {"lr": 0.05}}
     assert from_dict(BlendConfig, {"members": ["ease", table, text]}) == config
@@ -232,14 +265,14 @@ def test_members_are_given_by_name_table_or_json() -> None:
     ("members", "told"),
     [
         ((), "members = .* is out of range"),
-        (("esae",), "'esae' is no model; did you mean 'ease'"),
-        (("{ease}",), "is no JSON"),
+        (("esae",), "there is no model 'esae'; did you mean 'ease'"),
+        (("{ease}",), "is not valid JSON"),
         (('{"model": "mf", "config": {"dmi": 3}}',), "unknown setting 'dmi'; did you mean 'dim'"),
         (({"model": "mf", "config": {"dim": 0}},), "dim = 0 is out of range"),
         (({"model": "mf", "confg": {}},), "unknown setting 'confg'"),
     ],
 )
-def test_a_wrong_member_is_told(members: tuple[object, ...], told: str) -> None:
+def test_a_wrong_member_is_refused(members: tuple[object, ...], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         from_dict(BlendConfig, {"members": list(members)})
 
@@ -253,7 +286,7 @@ def test_fitted_models_of_different_data_are_not_blended(parts: Split, lists: Bl
     class Own(MODELS["ease"]):  # type: ignore[name-defined, misc]
         """Of somebody else."""
 
-    with pytest.raises(ConfigError, match="Own is not in MEMBERS"):
+    with pytest.raises(ConfigError, match=r"Own is not in palate\.MODELS"):
         Blend.of([Own(MODELS["ease"].Config(), parts.train.spec)])
 
 
@@ -280,7 +313,7 @@ def test_a_run_that_stopped_goes_on(parts: Split, tmp_path: Path) -> None:
 def test_weights_do_not_depend_on_what_fits_in_memory(
     parts: Split, lists: Blend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MEMORY", 50_000)
+    monkeypatch.setattr(module, "CACHE_BYTES", 50_000)
     blend = Blend.of(lists._members(), Validator(parts.valid, lists, "ndcg@10"))
     assert torch.equal(blend.weight, lists.weight)
 
@@ -311,3 +344,14 @@ def test_content_members_take_new_items_along(tmp_path: Path) -> None:
     later = data.item_table.filter(pl.col("item_id").is_in(new))
     lists = Recommender.load(tmp_path / "run").add_items(later).recommend(users=known.users.ids[:2].to_list(), k=80)
     assert lists["item_id"].is_in(new).any()
+
+
+@pytest.mark.parametrize("weight", [[0.0, 0.0], [-0.5, 1.5], [3.0, 3.0]])
+def test_weights_from_a_file_are_shares(weight: list[float]) -> None:
+    train = planted().train
+    model = Blend(BlendConfig(members=("popularity", "ease")), Blend.spec_of(train))
+    model.fit(train)
+    check_tensors(model)
+    model.weight = torch.tensor(weight)
+    with pytest.raises(ArtifactError, match="weights are 0 or more and their sum is 1"):
+        check_tensors(model)

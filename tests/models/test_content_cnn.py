@@ -16,7 +16,8 @@ from palate.data.dataset import Dataset, Queries
 from palate.data.ragged import Ragged
 from palate.errors import ConfigError, DataError
 from palate.models.base import Model
-from palate.models.content_cnn import ImageCNNConfig, ImageRecommender, TextCNNConfig, TextRecommender
+from palate.models.content.cnn import ImageCNNConfig, ImageRecommender, TextCNNConfig, TextRecommender
+from palate.models.content.encoders import encode_all
 from palate.testing import planted
 from pictures import pictured
 
@@ -26,7 +27,7 @@ TRAINING = Training(epochs=12, batch_size=32, lr=0.01)
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setattr("palate.data.features.IMAGE", (3, 8, 8))
+    monkeypatch.setattr("palate.data.features.encode.IMAGE_SIZE", (3, 8, 8))
     monkeypatch.setenv("PALATE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
@@ -67,13 +68,14 @@ def lift(model: Model, known: Dataset, whole: Dataset) -> float:
 @pytest.mark.parametrize("text", ["cnn", "bag"])
 def test_words_are_read(text: Any) -> None:
     found = []
-    for seed in (None, 1):
+    for seed in (None, 1, 2, 3):
         known, whole = without(worded(planted().train, seed), 16)
         model = TextRecommender(TextCNNConfig(dim=16, text=text), TextRecommender.spec_of(known))
         model.fit(known, TRAINING)
         found.append(lift(model, known, whole))
     assert found[0] > 0.8
-    assert abs(found[1]) < 0.4
+    # Sixteen shuffled plots may suit by chance; over several shuffles they do not.
+    assert abs(np.mean(found[1:])) < 0.3
 
 
 def test_pixels_are_read() -> None:
@@ -144,7 +146,7 @@ def test_content_makes_no_item_everybodys_and_none_more_divisive_than_usual() ->
     # Over training's people an item's mean is what was counted of it, and nothing for one of today.
     torch.testing.assert_close(scores.mean(0), grown.bias, rtol=0, atol=1e-4)  # type: ignore[arg-type]
     spread = scores.std(0, correction=0)
-    usual = float(model.net.spread / model.config.temperature)
+    usual = float(model.spread / model.config.temperature)
     assert float(spread.max()) < usual * 1.001
     held = spread > usual * 0.999
     assert 0 < int(held.sum()) < 80
@@ -176,10 +178,8 @@ def test_the_best_epochs_vectors_are_kept() -> None:
 
     records = model.fit(data, replace(TRAINING, epochs=4, patience=0), Judge())
     assert [record.best for record in records] == [True, True, False, False]
-    from palate.models.encoders import encode_all
-
     encoded = data.encoded_items(model.spec.item_features)  # type: ignore[arg-type]
-    torch.testing.assert_close(model.item, encode_all(model.net.encoder, encoded))
+    torch.testing.assert_close(model.item, encode_all(model.encoder, encoded))
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
@@ -210,10 +210,10 @@ def test_pre_trained_word_vectors_are_where_training_starts(tmp_path: Path) -> N
     file = tmp_path / "words.txt"
     file.write_text("ghost " + " ".join(["0.25"] * 64) + "\n")
     model = TextRecommender(TextCNNConfig(dim=8, vectors=str(file)), TextRecommender.spec_of(data))
-    model.start(data)
-    column = model.net.encoder.parts[0].column
+    model.init_from_data(data)
+    column = model.encoder.columns[0].column
     row = column.values.index("ghost") + 2
-    assert bool((model.net.encoder.parts[0].encoder.table.weight[row] == 0.25).all())
+    assert bool((model.encoder.columns[0].encoder.table.weight[row] == 0.25).all())
 
 
 def test_data_without_words_or_pictures_is_refused() -> None:
@@ -223,7 +223,7 @@ def test_data_without_words_or_pictures_is_refused() -> None:
     with pytest.raises(DataError, match="image-cnn needs item_image"):
         ImageRecommender(ImageCNNConfig(), ImageRecommender.spec_of(planted().train))
     data = worded(planted().train)
-    with pytest.raises(ConfigError, match=r"columns = genre: no text column is called so; there are: plot"):
+    with pytest.raises(ConfigError, match=r"columns = genre: there is no such text column; there are: plot"):
         TextRecommender(TextCNNConfig(columns=("genre",)), TextRecommender.spec_of(data))
 
 

@@ -13,8 +13,8 @@ from palate.config import Training
 from palate.data.dataset import Dataset, Queries
 from palate.data.ragged import Ragged
 from palate.errors import ConfigError, DataError
-from palate.models.content_ials import ContentIALS, ContentIALSConfig, ridge
-from palate.models.ials import IALS
+from palate.models.content.content_ials import ContentIALS, ContentIALSConfig, ridge_map
+from palate.models.mf.ials import IALS
 from palate.testing import planted
 
 CONFIG = ContentIALSConfig(dim=8, map_reg=0.5)
@@ -32,14 +32,14 @@ def test_the_map_is_the_ridge_regression(reg: float, shape: tuple[int, int]) -> 
     content = csr_matrix(random(*shape, density=0.3, rng=np.random.default_rng(0), dtype=np.float32))
     target = torch.randn(shape[0], 3, generator=torch.Generator().manual_seed(0))
     expected = Ridge(alpha=reg, fit_intercept=False).fit(content.toarray(), target.numpy()).coef_.T
-    found = ridge(content, target, reg)
+    found = ridge_map(content, target, reg)
     torch.testing.assert_close(found, torch.from_numpy(expected).float(), rtol=0.01, atol=2e-3)
 
 
 def test_known_items_are_those_of_ials_and_a_new_one_is_told_by_its_content() -> None:
     data = planted().train
     model = fitted(data)
-    warm = IALS(CONFIG.warm(), data.spec)
+    warm = IALS(CONFIG.ials(), data.spec)
     warm.fit(data, Training(seed=3))
     asked = data.queries(np.arange(12), model.spec)
     torch.testing.assert_close(model.score(asked), warm.score(asked))
@@ -50,7 +50,7 @@ def test_known_items_are_those_of_ials_and_a_new_one_is_told_by_its_content() ->
     vectors = larger.item_vectors()
     torch.testing.assert_close(vectors[-1], vectors[-3])
     assert not torch.equal(vectors[-2], vectors[-3])
-    near = torch.cosine_similarity(vectors[-3:] - model.middle, model.item[[5, 9, 5]] - model.middle)
+    near = torch.cosine_similarity(vectors[-3:] - model.mean, model.item[[5, 9, 5]] - model.mean)
     assert bool((near > 0.3).all())
 
 
@@ -61,9 +61,9 @@ def test_a_new_item_in_a_history_counts_as_its_vector_says() -> None:
     larger = model.with_items(data.encoded_items(model.spec.item_features).take(torch.tensor([5])))
     history = Ragged.of([[3, data.n_items]])
     found = larger.score(Queries(torch.tensor([-1]), history))
-    expected = model.warm.solved(history, larger.item_vectors()) @ larger.item_vectors().T
+    expected = model.ials.fold_in(history, larger.item_vectors()) @ larger.item_vectors().T
     torch.testing.assert_close(found, expected)
-    parts, rest = larger._parts(Queries(torch.tensor([-1]), history), 7)
+    parts, rest = larger.history_contributions(Queries(torch.tensor([-1]), history), 7)
     assert rest == 0
     torch.testing.assert_close(parts.sum(), found[0, 7])
 

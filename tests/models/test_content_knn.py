@@ -12,10 +12,17 @@ import pytest
 import torch
 
 from palate.data.dataset import Dataset, Queries
-from palate.data.encoded import Encoded
+from palate.data.features.schema import FeatureBatch
 from palate.data.ragged import Ragged
-from palate.models.content import CENTRES, LIKENESS, Blocks, content, likeness, likeness_width
-from palate.models.content_knn import ContentKNN, ContentKNNConfig
+from palate.models.content.content_knn import ContentKNN, ContentKNNConfig
+from palate.models.content.content_vectors import (
+    CENTRES,
+    MAX_SPARSE_WIDTH,
+    BlockWeights,
+    content_vectors,
+    dense_vectors,
+    dense_width,
+)
 
 ITEMS = pl.DataFrame(
     {
@@ -98,19 +105,20 @@ def test_shrinkage_lets_little_text_count_less() -> None:
 
 
 def test_vectors_of_content() -> None:
-    features = data().described.item_features
+    features = data().feature_spec.item_features
     assert features is not None
     encoded = data().encoded_items(features)
-    whole = content(encoded, features, Blocks(shrink=0.0))
+    whole = content_vectors(encoded, features, BlockWeights(shrink=0.0))
+    usual = content_vectors(encoded, features, BlockWeights())
     assert whole.sparse.shape == (5, 5)
     assert whole.dense.shape == (5, len(CENTRES))
-    assert likeness(whole).shape == (5, likeness_width(features))
+    assert dense_vectors(whole).shape == (5, dense_width(features))
     # Blocks of weight 1, 1 and 0.2, each of a known column.
-    squares = likeness(whole).square().sum(1)
+    squares = dense_vectors(whole).square().sum(1)
     torch.testing.assert_close(squares, torch.tensor([2.2, 2.2, 2.2, 1.0, 0.0]))
     # New rows are measured by what training learned, not by themselves.
-    some = content(encoded.take(torch.tensor([3, 0])), features, Blocks(), content(encoded, features, Blocks()).learned)
-    torch.testing.assert_close(likeness(some), likeness(content(encoded, features, Blocks()))[[3, 0]])
+    some = content_vectors(encoded.take(torch.tensor([3, 0])), features, BlockWeights(), usual.statistics)
+    torch.testing.assert_close(dense_vectors(some), dense_vectors(usual)[[3, 0]])
 
 
 def test_wide_vectors_are_projected_and_keep_their_cosines() -> None:
@@ -122,9 +130,13 @@ def test_wide_vectors_are_projected_and_keep_their_cosines() -> None:
     known = Dataset.from_frame(frame, table, item_kinds={"tags": "tags"})
     model = fitted(ContentKNNConfig(), known)
     vectors = torch.nn.functional.normalize(model.item_vectors(), dim=1)
-    assert vectors.shape == (200, LIKENESS)
+    assert vectors.shape == (200, MAX_SPARSE_WIDTH)
     exact = model.score(Queries(torch.tensor([-1]), Ragged.of([[0]])))[0]
-    exact = exact / torch.tensor(model._matrix().multiply(model._matrix()).sum(1)).ravel().sqrt() / exact[0].sqrt()
+    exact = (
+        exact
+        / torch.tensor(model._sparse_vectors().multiply(model._sparse_vectors()).sum(1)).ravel().sqrt()
+        / exact[0].sqrt()
+    )
     assert float((vectors @ vectors[0] - exact).abs().max()) < 0.16
     assert float((vectors @ vectors[0])[1]) > 0.5
 
@@ -135,7 +147,7 @@ def test_the_size_of_blocks_of_memory_changes_nothing(
 ) -> None:
     config = ContentKNNConfig(profile=profile, k=3)
     whole = fitted(config).score(data().queries(np.arange(3), data().spec))
-    monkeypatch.setattr("palate.models.content_knn.VALUES", 6)
+    monkeypatch.setattr("palate.models.content.content_knn.MAX_VALUES_PER_BLOCK", 6)
     torch.testing.assert_close(fitted(config).score(data().queries(np.arange(3), data().spec)), whole)
 
 
@@ -152,7 +164,7 @@ def test_vectors_that_came_with_the_items_are_read() -> None:
 def test_nothing_but_unknown_rows() -> None:
     model = fitted(ContentKNNConfig())
     assert model.spec.item_features is not None
-    encoded: Encoded = data().encoded_items(model.spec.item_features).take(torch.tensor([4, 4]))
+    encoded: FeatureBatch = data().encoded_items(model.spec.item_features).take(torch.tensor([4, 4]))
     grown = model.with_items(encoded)
     assert grown.score(data().queries(np.arange(2), grown.spec))[:, 5:].tolist() == [[0.0, 0.0]] * 2
 
@@ -165,6 +177,15 @@ def test_shares_of_the_history_add_up_to_the_score(profile: Literal["mean", "nei
     history = Ragged.of([[2, 5, 0]])  # item 5 came later
     queries = Queries(torch.tensor([-1]), history, torch.tensor([4.0, 5.0, 1.0]))
     for item in range(6):
-        share, rest = grown._parts(queries, item)  # type: ignore[misc]
+        share, rest = grown.history_contributions(queries, item)  # type: ignore[misc]
         assert share.shape == (3,)
         assert float(share.sum()) + rest == pytest.approx(float(grown.score(queries)[0, item]), abs=1e-6)
+
+
+@pytest.mark.parametrize("profile", ["mean", "neighbours"])
+def test_an_item_that_occurs_twice_counts_twice(profile: Literal["mean", "neighbours"]) -> None:
+    model = fitted(ContentKNNConfig(profile=profile, k=5, shrink=0.0))
+    once, twice = (model.score(Queries(torch.tensor([-1]), Ragged.of([row])))[0] for row in ([0, 2], [0, 0, 2]))
+    alone = model.score(Queries(torch.tensor([-1]), Ragged.of([[0]])))[0]
+    expected = (2 * once + alone) / 3 if profile == "mean" else once + alone
+    torch.testing.assert_close(twice, expected)

@@ -13,11 +13,18 @@ import torch
 
 from palate.config import Training
 from palate.data.dataset import Dataset, Queries
+from palate.data.ragged import Ragged
 from palate.errors import DataError
-from palate.models.convmf import ConvMF, ConvMFConfig
-from palate.models.convmf_reader import RATINGS, Ratings, Reader
-from palate.models.encoders import ContentEncoder
-from palate.models.mf import MF, MFConfig
+from palate.models.content.convmf import (
+    MAX_RATINGS_PER_ITEM,
+    ContentRegression,
+    ConvMF,
+    ConvMFConfig,
+    RatedItems,
+    RegressionContext,
+)
+from palate.models.content.encoders import ContentEncoder
+from palate.models.mf.mf import MF, MFConfig
 from palate.testing import planted
 
 KNOWN = 68
@@ -107,7 +114,7 @@ def test_who_chooses_better_than_content_says_is_told_so_of_new_items_alone() ->
     person = torch.cat([model.user.weight[7], torch.ones(1)]).detach()
     told = model.bias + model.user_bias.weight[7].detach() + content @ person
     choice = (torch.from_numpy(known.rating[mine]) - told).sum() / (int(mine.sum()) + 10)
-    torch.testing.assert_close(model.choice[7, 0], choice, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.content_bias[7, 0], choice, rtol=1e-4, atol=1e-5)
     grown = model.with_items(whole.encoded_items(model.spec.item_features).take(torch.arange(KNOWN, 80)))
     expected = model.bias + model.user_bias.weight[7].detach() + choice + grown.prior[KNOWN:] @ person
     torch.testing.assert_close(grown.score(asked)[0, KNOWN:], expected, rtol=1e-4, atol=1e-4)
@@ -150,22 +157,22 @@ def test_a_run_that_was_stopped_between_its_turns_ends_the_same(tmp_path: Path) 
 
 
 def test_an_item_of_many_ratings_brings_some_of_them() -> None:
-    from palate.data.ragged import Ragged
-
     rows = Ragged.of([list(range(1000)), [1000, 1001], list(range(1002, 2000))])
     data = planted().train
-    features = data.described.item_features
+    features = data.feature_spec.item_features
     assert features is not None
-    encoder, nothing = ContentEncoder(features, 4), torch.empty(0)
-    reader = Reader(encoder, data.encoded_items(features), nothing, nothing, nothing)  # batches look at none of these
-    ratings = Ratings(torch.arange(3), rows, "")
-    [batch] = reader.batches(ratings, torch.Generator().manual_seed(0), 3)
-    assert len(ratings) == len(batch) == 3
-    some = batch.rating.take(batch.item.argsort())
-    assert some.lengths.tolist() == [RATINGS, 2, RATINGS]
+    regression, nothing, items = ContentRegression(ContentEncoder(features, 4)), torch.empty(0), torch.arange(3)
+    context = RegressionContext(  # batches read only `data`
+        data=RatedItems(items, rows, ""), content=data.encoded_items(features), user=nothing, user_vector=nothing,
+        target=nothing, weight=nothing,
+    )  # fmt: skip
+    [batch] = regression.batches(context, torch.Generator().manual_seed(0), 3)
+    assert len(context.data) == len(batch) == 3
+    some = batch.rows.take(batch.item.argsort())
+    assert some.lengths.tolist() == [MAX_RATINGS_PER_ITEM, 2, MAX_RATINGS_PER_ITEM]
     assert some[1].sort().values.tolist() == [1000, 1001]
     assert set(some[0].tolist()) < set(range(1000))
-    assert len(set(some[0].tolist())) == len(set(some[2].tolist())) == RATINGS
+    assert len(set(some[0].tolist())) == len(set(some[2].tolist())) == MAX_RATINGS_PER_ITEM
     assert set(some[2].tolist()) < set(range(1002, 2000))
 
 

@@ -15,21 +15,20 @@ from torch import Tensor
 from palate.config import Training
 from palate.data.dataset import Dataset, Queries
 from palate.data.ragged import Ragged
-from palate.models.deepfm import DeepFM, DeepFMConfig
-from palate.models.deepfm_net import Net, Rows
+from palate.models.content.deepfm import DeepFM, DeepFMConfig, FieldNet, FieldVectors
 from palate.testing import planted
 
 D = 3
 
 
-def sides() -> tuple[Rows, Rows]:
+def sides() -> tuple[FieldVectors, FieldVectors]:
     """Five people of two fields and seven items of three."""
     rng = torch.Generator().manual_seed(0)
 
     def draw(rows: int, width: int) -> Tensor:
         return torch.randn(rows, width, generator=rng)
 
-    return Rows(draw(5, 2 * D), draw(5, 1)[:, 0]), Rows(draw(7, 3 * D), draw(7, 1)[:, 0])
+    return FieldVectors(draw(5, 2 * D), draw(5, 1)[:, 0]), FieldVectors(draw(7, 3 * D), draw(7, 1)[:, 0])
 
 
 @pytest.mark.parametrize("cross", ["fm", "cross", "wide"])
@@ -37,12 +36,12 @@ def test_every_pair_scores_as_it_does_alone(
     cross: Literal["fm", "cross", "wide"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user, item = sides()
-    net = Net(2 * D, 3 * D, D, cross, (8, 4), 2, 0.3).eval()
+    net = FieldNet(2 * D, 3 * D, D, cross, (8, 4), 2, 0.3).eval()
     row, column = torch.arange(5).repeat_interleave(7), torch.arange(7).repeat(5)
     one_by_one = net.pairs(user, item, row, column).view(5, 7)
-    torch.testing.assert_close(net.every(user, item), one_by_one)
-    monkeypatch.setattr("palate.models.deepfm_net.VALUES", 200)
-    torch.testing.assert_close(net.every(user, item), one_by_one)
+    torch.testing.assert_close(net.all_pairs(user, item), one_by_one)
+    monkeypatch.setattr("palate.models.content.deepfm.MAX_HIDDEN_VALUES", 200)
+    torch.testing.assert_close(net.all_pairs(user, item), one_by_one)
 
 
 def test_the_parts_by_hand() -> None:
@@ -51,13 +50,13 @@ def test_the_parts_by_hand() -> None:
     linear = user.linear[1] + item.linear[2]
     pair = torch.tensor([1]), torch.tensor([2])
 
-    def deep(net: Net) -> Tensor:
+    def deep(net: FieldNet) -> Tensor:
         hidden = both
         for layer in net.layers:
             hidden = torch.relu(layer(hidden))
         return net.head(hidden)[0]
 
-    fm, wide, crossed = (Net(2 * D, 3 * D, D, kind, (8, 4), 2, 0.0).eval() for kind in ("fm", "wide", "cross"))
+    fm, wide, crossed = (FieldNet(2 * D, 3 * D, D, kind, (8, 4), 2, 0.0).eval() for kind in ("fm", "wide", "cross"))
     torch.testing.assert_close(wide.pairs(user, item, *pair)[0], linear + deep(wide))
     products = sum(float(a @ b) for a, b in combinations(both.view(5, D), 2))
     torch.testing.assert_close(fm.pairs(user, item, *pair)[0], linear + products + deep(fm))

@@ -14,9 +14,9 @@ from palate.config import Training
 from palate.data.dataset import Dataset, Queries
 from palate.data.ragged import Ragged
 from palate.errors import ConfigError, DataError
-from palate.models.dropoutnet import DropoutNet, DropoutNetConfig
-from palate.models.ials import IALS
-from palate.models.mf import MF
+from palate.models.hybrid.dropoutnet import DropoutNet, DropoutNetConfig
+from palate.models.mf.ials import IALS
+from palate.models.mf.mf import MF
 from palate.testing import planted
 
 CONFIG = DropoutNetConfig(dim=8, columns=("genre",), dropout=0.1)

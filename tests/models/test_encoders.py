@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from palate.data.encoded import Column, Encoded, Features, Images, nothing_known
+from palate.data.features.schema import Column, FeatureBatch, FeatureSchema, Images, nothing_known
 from palate.data.ragged import Ragged
 from palate.errors import ConfigError, DataError
-from palate.models.encoders import ContentEncoder, encode_all, places
-from palate.models.encoders_image import ImageCNN, augment, augmented
-from palate.models.encoders_text import Bag, TextCNN
+from palate.models.content.encoders import ContentEncoder, column_slices, encode_all
+from palate.models.content.encoders_image import ImageCNN, augment, augmented
+from palate.models.content.encoders_text import Bag, TextCNN
 
-FEATURES = Features(
+FEATURES = FeatureSchema(
     columns=(
         Column(name="price", kind="number", mean=(3.0,), std=(1.0,)),
         Column(name="genre", kind="category", values=("comedy", "drama")),
@@ -30,7 +30,7 @@ FEATURES = Features(
 )
 
 
-def six() -> Encoded:
+def six() -> FeatureBatch:
     """Rows of which everything is known, and a last one of which nothing is."""
     rng = torch.Generator().manual_seed(1)
     known = torch.ones(6, 3, dtype=torch.bool)
@@ -38,7 +38,7 @@ def six() -> Encoded:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 16, 12), dtype=np.uint8)
     vectors = torch.randn(6, 5, generator=rng)
     vectors[5] = torch.nan
-    return Encoded(
+    return FeatureBatch(
         numbers=torch.randn(6, 3, generator=rng) * known,
         known=known,
         categories=torch.tensor([[1], [2], [1], [2], [1], [0]]),
@@ -56,7 +56,7 @@ def built(**options: object) -> ContentEncoder:
 
 
 def test_numbers_and_categories_are_found_where_they_stand() -> None:
-    found = {column.name: place for column, place in places(FEATURES)}
+    found = {column.name: place for column, place in column_slices(FEATURES)}
     assert found["price"] == slice(0, 1)
     assert found["out"] == slice(1, 3)
     assert found["genre"] == slice(0, 1)
@@ -76,7 +76,7 @@ def test_a_vector_does_not_depend_on_the_neighbours(text: str) -> None:
 @pytest.mark.parametrize("name", [column.name for column in FEATURES.columns])
 def test_every_column_is_read_and_its_unknown_is_learned(name: str) -> None:
     encoder, rows = built(), six()
-    part = next(part for part in encoder.parts if part.column.name == name)
+    part = next(part for part in encoder.columns if part.column.name == name)
     before = encoder(rows)
     with torch.no_grad():
         part.unknown.add_(1.0)
@@ -101,13 +101,13 @@ def test_columns_that_are_not_there_are_named() -> None:
     with pytest.raises(ConfigError, match=r"columns = plott: there is no such column; there are: price, genre"):
         ContentEncoder(FEATURES, 4, columns=("plott", "genre"))
     with pytest.raises(DataError, match="no column to read content from"):
-        ContentEncoder(Features(), 4)
+        ContentEncoder(FeatureSchema(), 4)
 
 
-def test_dear_are_texts_and_images_read_by_a_cnn() -> None:
-    assert built(columns=("plot",)).dear
-    assert built(columns=("poster",)).dear
-    assert not built(columns=("plot", "genre", "ready"), text="bag").dear
+def test_texts_and_images_are_read_by_a_cnn() -> None:
+    assert built(columns=("plot",)).has_cnn
+    assert built(columns=("poster",)).has_cnn
+    assert not built(columns=("plot", "genre", "ready"), text="bag").has_cnn
 
 
 def test_a_bag_is_tfidf_of_length_one() -> None:
@@ -162,9 +162,9 @@ def test_word_vectors_come_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("one 1 2\n", r"line 1: 2 numbers; this encoder's word vectors have 3: set `words`"),
+        ("one 1 2\n", r"line 1: 2 numbers, expected 3; set words to 2"),
         ("one 1 2 x\n", r"line 1: could not convert"),
-        ("five 1 2 3\n", r"knows none of the 3 words"),
+        ("five 1 2 3\n", r"contains none of the 3 words"),
     ],
 )
 def test_wrong_word_vectors_are_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -1,8 +1,9 @@
-"""Popularity, of all and within attributes, by hand and on real people."""
+"""Popularity, of all users and given attributes, by hand and on real users."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import log
 from pathlib import Path
 
@@ -12,14 +13,14 @@ import pytest
 import torch
 
 from palate.data.dataset import Dataset, Queries
-from palate.data.features import encode
+from palate.data.features.encode import encode
 from palate.data.ragged import Ragged
 from palate.evaluation.evaluate import evaluate
 from palate.models import fallback
+from palate.models.baselines.popularity import Popularity
 from palate.models.fallback import Fallback
-from palate.models.knn import ItemKNN
-from palate.models.mf import MF
-from palate.models.popularity import Popularity
+from palate.models.mf.mf import MF
+from palate.models.neighbours.knn import ItemKNN
 
 ROWS = pl.DataFrame({"user_id": list("aaabbccccd"), "item_id": ["x", "y", "z", "x", "y", "x", "z", "v", "w", "x"]})
 PEOPLE = pl.DataFrame(
@@ -34,7 +35,7 @@ PEOPLE = pl.DataFrame(
 
 def learned(monkeypatch: pytest.MonkeyPatch, *columns: str, **limits: float) -> tuple[Fallback, Dataset]:
     """Fitted to the rows, with S = 5 and other limits."""
-    for name, value in ({"SMOOTH": 5.0} | limits).items():
+    for name, value in ({"PRIOR_INTERACTIONS": 5.0} | limits).items():
         monkeypatch.setattr(fallback, name, value)
     kinds = {"job": "category", "likes": "tags"}
     data = Dataset.from_frame(
@@ -48,9 +49,9 @@ def learned(monkeypatch: pytest.MonkeyPatch, *columns: str, **limits: float) -> 
 
 
 def asked(known: Fallback, table: pl.DataFrame) -> Queries:
-    assert known.within is not None
+    assert known.by_attribute is not None
     rows = table.height
-    return Queries(torch.full((rows,), -1), Ragged.empty(rows), features=encode(table, known.within.features))
+    return Queries(torch.full((rows,), -1), Ragged.empty(rows), features=encode(table, known.by_attribute.features))
 
 
 def share(count: float, of: float, popularity: float) -> float:
@@ -68,22 +69,22 @@ def test_a_category_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert scores[0].tolist() == pytest.approx(cooks, rel=1e-5)
     assert scores[1].tolist() == pytest.approx(smiths, rel=1e-5)
     assert scores[2:].tolist() == [[1, 1, 4, 2, 2]] * 2
-    assert known.told(queries).tolist() == [True, True, False, False]
+    assert known.has_attributes(queries).tolist() == [True, True, False, False]
     assert known.names(queries.take(torch.tensor([1]))) == "job smith"
 
 
-def test_tags_weigh_as_one_attribute_and_attributes_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tags_share_the_weight_of_one_attribute_and_attributes_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
     known, _ = learned(monkeypatch, "job", "likes")
     tables = [{"likes": [["tea"]]}, {"likes": [["gin", "tea", "rum"]]}, {"likes": [["gin"]]}, {"job": ["cook"]}]
     tea, both, gin, cook = (known.score(asked(known, pl.DataFrame(table)))[0] for table in tables)
     counts = torch.tensor([1.0, 1, 4, 2, 2])
     assert torch.allclose(both / counts, (tea * gin).sqrt() / counts)
-    all_told = known.score(asked(known, pl.DataFrame({"job": ["cook"], "likes": [["tea"]]})))[0]
-    assert torch.allclose(all_told / counts, tea * cook / counts**2)
+    together = known.score(asked(known, pl.DataFrame({"job": ["cook"], "likes": [["tea"]]})))[0]
+    assert torch.allclose(together / counts, tea * cook / counts**2)
     assert not torch.allclose(tea, counts)
 
 
-def test_numbers_count_by_the_tenth_they_fall_into(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_count_by_the_decile_they_fall_into(monkeypatch: pytest.MonkeyPatch) -> None:
     known, _ = learned(monkeypatch, "age")
     table = pl.DataFrame({"age": [20.0, 20.5, 30.0, 50.0, 90.0, None]})
     scores = known.score(asked(known, table))
@@ -93,43 +94,64 @@ def test_numbers_count_by_the_tenth_they_fall_into(monkeypatch: pytest.MonkeyPat
         [n * share(c, 3, n) for n, c in zip([1, 1, 4, 2, 2], [0, 0, 1, 1, 1], strict=True)], rel=1e-5
     )
     assert scores[5].tolist() == [1, 1, 4, 2, 2]
-    assert known.told(asked(known, table)).tolist() == [True] * 5 + [False]
+    assert known.has_attributes(asked(known, table)).tolist() == [True] * 5 + [False]
     assert known.names(asked(known, table[:1])) == "age below 22"
     assert known.names(asked(known, table[4:5])) == "age from 46"
 
 
 def test_how_many_rows_are_counted_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = learned(monkeypatch, "job", "likes", "age")
-    parts, _ = learned(monkeypatch, "job", "likes", "age", ROWS=3)
-    assert whole.within is not None
-    assert parts.within is not None
-    assert torch.equal(whole.within.lift, parts.within.lift)
+    parts, _ = learned(monkeypatch, "job", "likes", "age", ROWS_PER_BLOCK=3)
+    assert whole.by_attribute is not None
+    assert parts.by_attribute is not None
+    assert torch.equal(whole.by_attribute.lift, parts.by_attribute.lift)
 
 
-def test_of_a_large_catalogue_the_most_popular_items_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_weight_of_two_counts_as_the_row_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, data = learned(monkeypatch, "job", "likes", "age")
+    data = replace(data, rating=np.arange(len(data), dtype=np.float32) % 4 + 1)
+    count = np.where(np.arange(len(data)) % 3 == 0, 2, 1)
+    found = []
+    for trained in (
+        data,
+        replace(data, weight=np.ones(len(data), np.float32)),
+        replace(data, weight=count.astype(np.float32)),
+        data.take(np.repeat(np.arange(len(data)), count)),
+    ):
+        known = Fallback(MF.spec_of(data))
+        known.learn(trained)
+        found.append(known.state_dict())
+    for name, tensor in found[0].items():
+        assert torch.equal(found[1][name], tensor), name
+        torch.testing.assert_close(found[2][name], found[3][name], msg=name)
+    for name in ("popularity", "by_attribute.lift", "item_deviation", "mean"):
+        assert not torch.allclose(found[2][name], found[0][name], atol=1e-3), name
+
+
+def test_of_a_large_catalogue_the_most_popular_items_have_lifts(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = learned(monkeypatch, "job")
-    some, _ = learned(monkeypatch, "job", CELLS=6)
-    assert some.within is not None
-    assert some.within.lift.shape == (2, 3)
+    some, _ = learned(monkeypatch, "job", MAX_LIFTS=6)
+    assert some.by_attribute is not None
+    assert some.by_attribute.lift.shape == (2, 3)
     cook = pl.DataFrame({"job": ["cook"]})
     scores, all_scores = some.score(asked(some, cook))[0], whole.score(asked(whole, cook))[0]
     assert torch.equal(scores[2:], all_scores[2:])
     assert scores[:2].tolist() == [1, 1]
-    few, _ = learned(monkeypatch, "job", MOST=1)
-    assert few.told(asked(few, pl.DataFrame({"job": ["cook", "smith"]}))).tolist() == [True, False]
+    few, _ = learned(monkeypatch, "job", MAX_VALUES_PER_COLUMN=1)
+    assert few.has_attributes(asked(few, pl.DataFrame({"job": ["cook", "smith"]}))).tolist() == [True, False]
 
 
-def test_what_few_people_have_says_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    known, _ = learned(monkeypatch, "job", SMOOTH=fallback.SMOOTH)
-    assert known.within is not None
-    assert float(known.within.lift.abs().max()) < log(1.01)
-    assert float(known.within.lift.abs().max()) > 0
+def test_rare_values_have_little_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, _ = learned(monkeypatch, "job", PRIOR_INTERACTIONS=fallback.PRIOR_INTERACTIONS)
+    assert known.by_attribute is not None
+    assert float(known.by_attribute.lift.abs().max()) < log(1.01)
+    assert float(known.by_attribute.lift.abs().max()) > 0
 
 
 def test_a_hundred_attributes_stay_finite(monkeypatch: pytest.MonkeyPatch) -> None:
-    known, _ = learned(monkeypatch, "job", SMOOTH=1e-6)
-    assert known.within is not None
-    known.within.lift.mul_(100)
+    known, _ = learned(monkeypatch, "job", PRIOR_INTERACTIONS=1e-6)
+    assert known.by_attribute is not None
+    known.by_attribute.lift.mul_(100)
     scores = known.score(asked(known, pl.DataFrame({"job": ["cook", "smith"]})))
     assert bool(scores.isfinite().all())
 
@@ -142,7 +164,7 @@ def test_new_items_have_no_popularity_anywhere(monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(grown[:5], known.score(cook)[0])
 
 
-def test_the_model_popularity_tells_nobody_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_popularity_ignores_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
     known, data = learned(monkeypatch, "job")
     model = Popularity(Popularity.Config(), Popularity.spec_of(data))
     model.fit(data)
@@ -150,10 +172,10 @@ def test_the_model_popularity_tells_nobody_apart(monkeypatch: pytest.MonkeyPatch
     assert model.score(data.queries(np.arange(4), model.spec)).tolist() == [counts] * 4
     cook = asked(known, pl.DataFrame({"job": ["cook"]}))
     assert model.score(cook).tolist() == [counts]
-    assert not model.fallback.told(cook).any()
+    assert not model.fallback.has_attributes(cook).any()
 
 
-def test_real_people_without_history_are_served_better_than_by_everybodys_popularity(
+def test_on_real_users_without_history_attributes_improve_on_popularity(
     real_data: Callable[[str], Path],
 ) -> None:
     folder = real_data("ml-100k")

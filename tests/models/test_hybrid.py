@@ -13,11 +13,13 @@ from palate.config import Training, from_dict
 from palate.data.dataset import Dataset, Queries
 from palate.data.ragged import Ragged
 from palate.errors import ConfigError
+from palate.evaluation.evaluate import Validator
 from palate.models import MODELS
-from palate.models.hybrid import Hybrid, HybridConfig
-from palate.models.hybrid_scale import _ndcg, _recall, held_out, joined
+from palate.models.hybrid.hybrid import Hybrid, HybridConfig
+from palate.models.hybrid.hybrid_scale import _ndcg, _recall, held_out, joined
 from palate.models.layers import standardised
 from palate.testing import planted
+from palate.testing.case import planted_with_new
 
 KNOWN = 68
 
@@ -73,10 +75,10 @@ def test_a_history_of_new_items_is_the_content_models() -> None:
 def test_new_items_by_hand() -> None:
     warm = torch.tensor([[1.0, 3.0], [2.0, 2.0]])  # means 2 and 2, deviations 1 and 0
     content = torch.tensor([[10.0, 30.0, 40.0, 20.0], [0.0, 0.0, 5.0, 1.0]])  # over the known ones 20 and 10, 0 and 0
-    told = torch.tensor([[True], [True]])
-    scores = joined(warm, content, 0.5, -1.0, told)
+    answered = torch.tensor([[True], [True]])
+    scores = joined(warm, content, 0.5, -1.0, answered)
     assert scores.tolist() == [[2 + 0.5 * 2 - 1, 2 - 1.0], [2.0, 2.0]]
-    assert joined(warm, content, 0.5, -1.0, ~told)[0].tolist() == [1.0, 1.0]
+    assert joined(warm, content, 0.5, -1.0, ~answered)[0].tolist() == [1.0, 1.0]
 
 
 def test_places_by_hand() -> None:
@@ -136,9 +138,9 @@ def test_ratings_of_known_items_are_the_warm_models_and_of_new_ones_the_content_
 
 
 def test_members_that_cannot_be_are_told_at_once() -> None:
-    with pytest.raises(ConfigError, match=r"content = 'ease' cannot answer for new items; choose one of .*content-knn"):
+    with pytest.raises(ConfigError, match=r"content = 'ease' cannot score new items; choose one of .*content-knn"):
         HybridConfig(content="ease")
-    with pytest.raises(ConfigError, match="is no model; did you mean 'ials'"):
+    with pytest.raises(ConfigError, match=r"no model .iasl.; did you mean 'ials'"):
         HybridConfig(warm="iasl")
 
 
@@ -150,3 +152,14 @@ def test_the_fewer_likes_a_new_person_has_the_more_popularity_counts() -> None:
     alone, popular, found = plain.score(few), standardised(mixed.fallback.score(few)), mixed.score(few)
     for row, share in ((0, 1 / 5), (1, 12 / 16)):
         torch.testing.assert_close(found[row], share * alone[row] + (1 - share) * popular[row])
+
+
+@pytest.mark.parametrize("warm", ["mf", "text-cnn", "multvae"])
+def test_members_are_validated_on_what_they_can_answer(warm: str) -> None:
+    """A validation part with new users and items reaches no member that knows items by their interactions alone."""
+    parts = planted_with_new()
+    model = Hybrid(HybridConfig(warm=warm, held_out=0), Hybrid.spec_of(parts.train))
+    records = model.fit(parts.train, Training(epochs=2, batch_size=256, lr=0.02), Validator(parts.valid, model))
+    assert [record.epoch for record in records] == [1, 2]
+    assert {record.member for record in records} == {f"warm-{warm}"}
+    assert all(record.valid for record in records)

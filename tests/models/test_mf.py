@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from palate.config import Training
+from palate.config import CompleteTraining, Training
 from palate.data.dataset import Queries, Spec
 from palate.data.ragged import Ragged
 from palate.errors import ConfigError
-from palate.models import fold_in
-from palate.models.mf import MF, MFConfig
-from palate.models.mf_pairs import dots
+from palate.models.mf import fold_in
+from palate.models.mf.dots import dots
+from palate.models.mf.mf import MF, MFConfig, MFContext
 from palate.testing import planted
 from palate.training.batches import Pairs
 
@@ -32,9 +32,14 @@ def drawn(spec: Spec = SPEC, **settings: object) -> MF:
         for parameter in model.parameters():
             parameter.normal_(std=0.7, generator=generator)
         model.bias.fill_(0.3)
-        model.user_weight.uniform_(0.5, 1.5, generator=generator)
-        model.item_weight.uniform_(0.5, 1.5, generator=generator)
     return model.eval()
+
+
+def context() -> MFContext:
+    """Shares of the L2 at random; the loss reads nothing else."""
+    generator = torch.Generator().manual_seed(1)
+    users, items = (torch.rand(n, generator=generator) + 0.5 for n in (SPEC.n_users, SPEC.n_items))
+    return MFContext(planted().train, user_share=users, item_share=items)
 
 
 def by_hand(model: MF, user: int, item: int) -> Tensor:
@@ -54,48 +59,89 @@ def test_a_score_is_what_the_formula_says() -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_loss_is_what_its_paper_says(loss: str) -> None:
-    model = drawn(loss=loss, negatives=2, reg=0.1, bias_reg=0.03)
+@pytest.mark.parametrize("weight", [None, [0.4, 1.6]])
+def test_a_loss_is_what_its_paper_says(loss: str, weight: list[float] | None) -> None:
+    model, shares = drawn(loss=loss, negatives=2, reg=0.1, bias_reg=0.03), context()
     user, item, negative = torch.tensor([0, 3]), torch.tensor([2, 5]), torch.tensor([[1, 6], [0, 0]])
     rating = torch.tensor([4.0, 2.0])
     sampled = loss in ("bce", "bpr", "sampled-softmax")
-    batch = Pairs(user, item, rating, negative if sampled else None)
+    w = torch.ones(2) if weight is None else torch.tensor(weight)
+    batch = Pairs(user, item, rating, negative if sampled else None, None if weight is None else w)
     positive = torch.stack([by_hand(model, int(u), int(i)) for u, i in zip(user, item, strict=True)])
     other = torch.stack(
         [torch.stack([by_hand(model, int(u), int(j)) for j in js]) for u, js in zip(user, negative, strict=True)]
     )
     every = torch.stack([torch.stack([by_hand(model, int(u), j) for j in range(SPEC.n_items)]) for u in user])
-    wanted = {
-        "mse": (positive - rating).square().mean(),
-        "bce": -torch.cat([torch.sigmoid(positive).log(), (1 - torch.sigmoid(other)).log().flatten()]).mean(),
-        "bpr": -torch.sigmoid(positive.unsqueeze(1) - other).log().mean(),
-        "softmax": -F.log_softmax(every, dim=1)[[0, 1], item].mean(),
-        "sampled-softmax": -F.log_softmax(torch.cat([positive.unsqueeze(1), other], dim=1), dim=1)[:, 0].mean(),
-    }[loss]
+    of_pair = -torch.cat([torch.sigmoid(positive).log().unsqueeze(1), (1 - torch.sigmoid(other)).log()], dim=1)
+    candidates = torch.cat([positive.unsqueeze(1), other], dim=1)
+    data_term = {
+        "mse": w * (positive - rating).square(),
+        "bce": w.unsqueeze(1) * of_pair,
+        "bpr": w.unsqueeze(1) * -torch.sigmoid(positive.unsqueeze(1) - other).log(),
+        "softmax": w * -F.log_softmax(every, dim=1)[[0, 1], item],
+        "sampled-softmax": w * -F.log_softmax(candidates, dim=1)[:, 0],
+    }[loss].mean()
+    wanted = data_term
     scored = torch.cat([item.unsqueeze(1), negative], dim=1) if sampled else item.unsqueeze(1)
-    pairs = [(int(u), int(i)) for u, row in zip(user, scored, strict=True) for i in row]
+    pairs = [(float(w_), int(u), int(i)) for w_, u, row in zip(w, user, scored, strict=True) for i in row]
     for weights, strength in ((("user", "item"), 0.1), (("user_bias", "item_bias"), 0.03)):
         of_user, of_item = (getattr(model, name).weight for name in weights)
         penalty = [
-            model.user_weight[u] * of_user[u].square().sum() + model.item_weight[i] * of_item[i].square().sum()
-            for u, i in pairs
+            w_ * shares.user_share[u] * of_user[u].square().sum()
+            + w_ * shares.item_share[i] * of_item[i].square().sum()
+            for w_, u, i in pairs
         ]
         wanted = wanted + strength * torch.stack(penalty).mean()
-    torch.testing.assert_close(model.loss(batch), wanted)
+    found = model.loss(batch, shares)
+    torch.testing.assert_close(found.objective, wanted)
+    torch.testing.assert_close(found.shown, data_term)
+
+
+@pytest.mark.parametrize("loss", ["mse", "softmax"])
+def test_a_weight_of_two_is_the_row_given_twice(loss: str) -> None:
+    """The losses without negatives, in one batch for all rows: here both ways of saying it are the same steps."""
+    data = planted().train
+    twice = np.random.default_rng(0).random(len(data)) < 0.3
+    rows = np.repeat(np.arange(len(data)), 1 + twice)
+    weighted, repeated = replace(data, weight=(1 + twice).astype(np.float32)), data.take(rows)
+    models = []
+    for given in (weighted, repeated, data):
+        model = MF(MFConfig(loss=loss, dim=4, reg_power=0.5), given.spec)  # type: ignore[arg-type]
+        model.fit(given, Training(epochs=12, batch_size=4 * len(data), lr=0.05))
+        models.append(model.state_dict())
+    for name, tensor in models[0].items():
+        torch.testing.assert_close(tensor, models[1][name], rtol=1e-3, atol=2e-4)
+    assert not torch.allclose(models[0]["item.weight"], models[2]["item.weight"], rtol=1e-3, atol=2e-4)
+
+
+def test_weights_count_where_pairs_are_counted() -> None:
+    data = planted().train
+    twice = np.random.default_rng(0).random(len(data)) < 0.3
+    rows = np.repeat(np.arange(len(data)), 1 + twice)
+    model = MF(MFConfig(reg_power=0.3, negatives=2), data.spec)
+    weighted, repeated = (
+        model.fit_context(given, CompleteTraining())
+        for given in (replace(data, weight=(1 + twice).astype(np.float32)), data.take(rows))
+    )
+    torch.testing.assert_close(weighted.user_share, repeated.user_share)
+    torch.testing.assert_close(weighted.item_share, repeated.item_share)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_the_weight_of_the_l2_grows_as_a_power_of_the_ratings(power: float) -> None:
     data = planted().train
     model = MF(MFConfig(loss="mse", dim=2, reg=0.3, bias_reg=0.0, reg_power=power), data.spec)
-    model.start(data)
+    model.init_from_data(data)
+    context = model.fit_context(data, CompleteTraining())
     with torch.no_grad():
         model.bias.zero_()
         model.item.weight.zero_()
         model.user.weight.copy_(torch.linspace(-1, 1, data.n_users).unsqueeze(1).expand(-1, 2))
         squares = torch.from_numpy(data.rating).square().mean()
         rng = torch.Generator().manual_seed(0)
-        epoch = sum(float(model.loss(batch)) * len(batch) for batch in model.batches(data, rng, 100))
+        epoch = sum(
+            float(model.loss(batch, context).objective) * len(batch) for batch in model.batches(context, rng, 100)
+        )
         counts = torch.from_numpy(np.diff(data.offsets)).float()
         wanted = 0.3 * (counts**power * model.user.weight.square().sum(1)).sum()
     assert epoch - float(squares) * len(data) == pytest.approx(float(wanted), rel=1e-3)
@@ -109,7 +155,7 @@ def test_the_first_scores_are_the_mean_rating_or_the_share_of_positives() -> Non
         (MFConfig(loss="bpr", init=1e-9), 0.0),
     ):
         model = MF(config, data.spec)
-        model.start(data)
+        model.init_from_data(data)
         scores = model.score(data.queries(np.arange(3), data.spec))
         torch.testing.assert_close(scores, torch.full_like(scores, wanted))
 
@@ -141,7 +187,7 @@ def rating_model() -> MF:
 def test_a_history_with_ratings_gives_the_trained_vector(rating_model: MF) -> None:
     """Tolerance: cosine 0.999 on average, predictions within 0.01 stars on average, 0.1 at most."""
     known, strangers = people(rating_model)
-    trained, folded = (rating_model._people(queries)[0].detach() for queries in (known, strangers))
+    trained, folded = (rating_model.represent(queries)[:, :-1].detach() for queries in (known, strangers))
     assert float(trained.norm(dim=1).mean()) > 0.3
     assert float(F.cosine_similarity(trained, folded).mean()) > 0.999
     gap = (rating_model.score(known) - rating_model.score(strangers)).abs()
@@ -192,7 +238,7 @@ def test_logistic_minimises_its_objective(n_items: int) -> None:
     offset_N = torch.randn(n_items, generator=rng) - 1
     history, penalty, k = Ragged.of([[1, 4, 30, 7], [2]]), torch.tensor([0.1, 0.1, 0.1, 0.1, 0.02]), 4
     found = fold_in.logistic(history, vector_ND, offset_N, penalty, k)
-    stand_ins = set(range(0, n_items, -(-n_items // fold_in.NEGATIVES)))
+    stand_ins = set(range(0, n_items, -(-n_items // fold_in.MAX_NEGATIVES)))
     for row in range(2):
         seen = history[row]
         others = torch.tensor(sorted(stand_ins - set(seen.tolist())))
@@ -221,7 +267,7 @@ def test_all_faults_of_a_config_at_once() -> None:
 
 @pytest.mark.parametrize("cached", [1, 40, 2**19])
 def test_dots_and_their_gradients_are_those_of_autograd(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("palate.models.mf_pairs.CACHED", cached)
+    monkeypatch.setattr("palate.models.mf.dots.MAX_VALUES_IN_CACHE", cached)
     rng = torch.Generator().manual_seed(0)
     user, item = (torch.randn(n, 4, generator=rng, dtype=torch.float32).requires_grad_() for n in (7, 5))
     place = torch.randint(4, (7, 3), generator=rng)  # the fifth item is never asked for

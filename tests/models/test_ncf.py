@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from palate.config import Training, from_dict, to_dict
+from palate.config import CompleteTraining, Training, from_dict, to_dict
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.ragged import Ragged
 from palate.errors import CannotAnswer, ConfigError
-from palate.models import ncf_layers
 from palate.models.base import GradientModel
-from palate.models.ncf import GMF, MLP, GMFConfig, MLPConfig, NeuMF, NeuMFConfig, _fuse
-from palate.models.ncf_layers import weigh
+from palate.models.ncf import layers as ncf_layers
+from palate.models.ncf import ncf
+from palate.models.ncf.ncf import GMF, MLP, GMFConfig, MLPConfig, NCFContext, NeuMF, NeuMFConfig, _join
 from palate.training.batches import Pairs
+from palate.training.optimizers import Optimizer
 
 SPEC = Spec(n_users=7, n_items=11, rating_scale=(1.0, 5.0))
+ROWS = Dataset.from_frame(
+    pl.DataFrame(
+        {"user_id": [i % 7 for i in range(11)], "item_id": range(11), "rating": [1.0 + i % 5 for i in range(11)]}
+    )
+)
+
+
+def context(model: GradientModel, **settings: Any) -> NCFContext:
+    """The fit context on data of the size of `SPEC`."""
+    found = model.fit_context(ROWS, CompleteTraining(**settings))
+    assert isinstance(found, NCFContext)
+    return found
 
 
 def drawn(model: GradientModel, seed: int = 0) -> GradientModel:
@@ -83,6 +97,17 @@ def test_the_textbook_net_is_the_textbook_net() -> None:
     torch.testing.assert_close(torch.sigmoid(model.score(known(list(range(7))))), wanted.detach())
 
 
+def test_the_textbook_net_predicts_ratings_if_asked_to() -> None:
+    model = MLP(MLPConfig.textbook(loss="mse"), SPEC)
+    assert "rating" in model.answers
+    assert model.config == MLPConfig(dim=50, layers=(128, 64), loss="mse")
+
+
+def test_lists_are_the_default() -> None:
+    for config in (GMFConfig(), MLPConfig(), NeuMFConfig(), MLPConfig.textbook()):
+        assert config.loss == "bce"
+
+
 def test_the_textbook_preset_is_made_of_plain_fields() -> None:
     fields = {"dim": 50, "layers": [128, 64], "loss": "bce"}
     assert from_dict(MLPConfig, fields) == MLPConfig.textbook()
@@ -110,7 +135,7 @@ MODELS = [
 @pytest.mark.parametrize("make", MODELS, ids=["gmf", "mlp", "neumf"])
 @pytest.mark.parametrize("block", [4, 11, 30, 8192])
 def test_score_is_the_formula_whatever_the_block(make: Any, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ncf_layers, "BLOCK", block)
+    monkeypatch.setattr(ncf_layers, "SCORED_PAIRS_PER_BLOCK", block)
     model = drawn(make("joint"))
     wanted = [[by_hand(model, user, item, model.net.rank) for item in range(11)] for user in (6, 0, 3)]
     torch.testing.assert_close(model.score(known([6, 0, 3])), torch.tensor(wanted))
@@ -119,7 +144,7 @@ def test_score_is_the_formula_whatever_the_block(make: Any, block: int, monkeypa
 @pytest.mark.parametrize("make", MODELS, ids=["gmf", "mlp", "neumf"])
 @pytest.mark.parametrize("loss", ["mse", "joint"])
 def test_prediction_is_the_formula_held_to_the_scale(make: Any, loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ncf_layers, "PREDICTED", 5)
+    monkeypatch.setattr(ncf, "PREDICTED_PAIRS_PER_BLOCK", 5)
     model = drawn(make(loss))
     rating = model.net.rating
     rating.mean.fill_(3.0)
@@ -141,35 +166,74 @@ def test_prediction_is_the_formula_held_to_the_scale(make: Any, loss: str, monke
         torch.testing.assert_close(model.score(known(list(range(7)))).flatten(), wanted)
 
 
+def plain_scores(model: Any, users: Tensor, items: Tensor, head: nn.Linear) -> Tensor:
+    """The formulas for many pairs, `[P, N]`, as autograd differentiates them."""
+    towers = model.net.towers
+    p, u = towers.user.weight[users].unsqueeze(1).expand(*items.shape, -1).split([towers.gmf, towers.mlp], -1)
+    q, v = towers.item.weight[items].split([towers.gmf, towers.mlp], -1)
+    h = torch.cat([u, v], -1)
+    for layer in towers.layers:
+        h = torch.relu(layer(h))
+    return head(torch.cat([p * q, h], -1)).squeeze(-1)
+
+
 @pytest.mark.parametrize("make", MODELS, ids=["gmf", "mlp", "neumf"])
-@pytest.mark.parametrize("catalogue", [True, False], ids=["catalogue", "rows"])
-def test_the_fast_training_path_equals_plain_autograd(make: Any, catalogue: bool) -> None:
-    """Values and gradients; twice, for the second step works in the first one's buffers."""
-    model = drawn(make("bce"))
-    towers, head = model.net.towers, model.net.rank
+@pytest.mark.parametrize("loss", ["bce", "mse", "joint"])
+@pytest.mark.parametrize("embeddings", ["dense", "rowwise"])
+@pytest.mark.parametrize("size", [7, 2])
+def test_the_training_step_equals_plain_autograd(make: Any, loss: str, embeddings: Any, size: int) -> None:
+    """Loss and gradients, with more and with fewer pairs than items; a second step uses the memory of the first."""
+    model = drawn(make(loss)).train()
+    net, fit = model.net, context(model, embeddings=embeddings)
     generator = torch.Generator().manual_seed(1)
-    for size in (7, 5):
-        users = torch.arange(size)
-        items = torch.randint(0, 11, (size, 4 if catalogue else 1), generator=generator)
-        assert (items.numel() >= 11) == catalogue
-        user = towers.user_side(towers.user(users).unsqueeze(1))
-        plain = weigh(head, towers.features(user, towers.item_side(towers.item(items))))
-        fast = towers(head, users, items)
-        torch.testing.assert_close(fast, plain)
-        outer = torch.randn(plain.shape, generator=generator)
-        parameters = [p for p in [*towers.parameters(), *head.parameters()] if p.numel()]
+    for step in range(2):
+        users = torch.randint(0, 7, (size,), generator=generator)
+        items = torch.randint(0, 11, (size, 4 if net.rank is not None else 1), generator=generator)
+        ratings, weight = 1 + 4 * torch.rand(size, generator=generator), torch.rand(size, generator=generator)
+        weight = weight if step else None
+        each, wanted = (torch.ones(size) if weight is None else weight), torch.zeros(())
+        if net.rank is not None:
+            label = torch.zeros(items.shape)
+            label[:, 0] = 1
+            errors = F.binary_cross_entropy_with_logits(
+                plain_scores(model, users, items, net.rank), label, reduction="none"
+            )
+            wanted = wanted + (errors * each.unsqueeze(1)).mean()
+        if net.rating is not None:
+            score = plain_scores(model, users, items[:, :1], net.rating.linear).squeeze(1)
+            bias = net.rating.user_bias.weight[users, 0] + net.rating.item_bias.weight[items[:, 0], 0]
+            squared = ((net.rating.mean + bias + score - ratings).square() * each).mean()
+            wanted = wanted + (squared if net.rank is None else model.config.rating_weight * squared)
+        found = model.loss(Pairs(users, items[:, 0], ratings, items[:, 1:], weight), fit)
+        torch.testing.assert_close(found, wanted)
+        parameters = [parameter for parameter in model.parameters() if parameter.numel()]
         for one, other in zip(
-            torch.autograd.grad(fast, parameters, outer), torch.autograd.grad(plain, parameters, outer), strict=True
+            torch.autograd.grad(found, parameters), torch.autograd.grad(wanted, parameters), strict=True
         ):
             torch.testing.assert_close(one, other)
 
 
-def test_two_forward_passes_before_a_backward_do_not_share_buffers() -> None:
+@pytest.mark.parametrize("embeddings", ["dense", "rowwise"])
+def test_tables_that_step_by_rows_get_sparse_gradients(embeddings: Any) -> None:
+    """Also with more pairs than items, where dense gradients are computed from the whole catalogue."""
+    model = drawn(NeuMF(NeuMFConfig(dim=5, mlp_dim=4, layers=(8, 3), loss="joint"), SPEC)).train()
+    settings = CompleteTraining(embeddings=embeddings)
+    optimizer = Optimizer(model, settings)
+    try:
+        model.loss(batch(), model.fit_context(ROWS, settings)).backward()
+        tables = [model.net.towers.user, model.net.towers.item, model.net.rating.user_bias, model.net.rating.item_bias]
+        assert [table.weight.grad.is_sparse for table in tables] == [embeddings == "rowwise"] * 4
+    finally:
+        optimizer.release()
+
+
+def test_two_forward_passes_before_a_backward_do_not_share_memory() -> None:
     model = drawn(NeuMF(NeuMFConfig(dim=5, mlp_dim=4, layers=(8, 6, 3), loss="bce"), SPEC)).train()
-    once = torch.autograd.grad(model.loss(batch()), model.net.towers.item.weight)[0]
+    fit, table = context(model), model.net.towers.item.weight
+    once = torch.autograd.grad(model.loss(batch(), fit), table)[0]
     with torch.no_grad():
-        model.loss(batch())
-    both = torch.autograd.grad(model.loss(batch()) + model.loss(batch()), model.net.towers.item.weight)[0]
+        model.loss(batch(), fit)
+    both = torch.autograd.grad(model.loss(batch(), fit) + model.loss(batch(), fit), table)[0]
     torch.testing.assert_close(both, 2 * once)
 
 
@@ -192,19 +256,23 @@ def test_bce_is_the_mean_logistic_loss_of_positives_and_negatives() -> None:
     pairs += [(u, i, 0.0) for u, row in zip(b.user, b.negative, strict=True) for i in row]
     logits = torch.tensor([by_hand(model, int(u), int(i), model.net.rank) for u, i, _ in pairs])
     wanted = F.binary_cross_entropy_with_logits(logits, torch.tensor([label for *_, label in pairs]))
-    torch.testing.assert_close(model.loss(b).detach(), wanted)
+    torch.testing.assert_close(model.loss(b, context(model)).detach(), wanted)
 
 
 def test_joint_is_bce_plus_weighted_mse_on_the_positives() -> None:
     fields: dict[str, Any] = {"dim": 5, "mlp_dim": 4, "layers": (8, 3)}
-    joint = drawn(NeuMF(NeuMFConfig(**fields, rating_weight=0.7), SPEC))
+    joint = drawn(NeuMF(NeuMFConfig(**fields, loss="joint", rating_weight=0.7), SPEC))
     bce, mse = NeuMF(NeuMFConfig(**fields, loss="bce"), SPEC), NeuMF(NeuMFConfig(**fields, loss="mse"), SPEC)
     for model in (bce, mse):
         model.load_state_dict({n: t for n, t in joint.state_dict().items() if n in model.state_dict()})
     b = batch()
     predictions = mse.score(known([0, 3, 3]))[torch.arange(3), b.item]
-    torch.testing.assert_close(mse.loss(b).detach(), ((predictions - b.rating) ** 2).mean())
-    torch.testing.assert_close(joint.loss(b).detach(), (bce.loss(b) + 0.7 * mse.loss(b)).detach())
+    of_joint, of_bce, of_mse = (model.loss(b, context(model)).detach() for model in (joint, bce, mse))
+    torch.testing.assert_close(of_mse, ((predictions - b.rating) ** 2).mean())
+    torch.testing.assert_close(of_joint, of_bce + 0.7 * of_mse)
+    assert bce.loss_name == "binary cross-entropy per pair"
+    assert mse.loss_name == "squared error per rating"
+    assert joint.loss_name == "binary cross-entropy per pair + 0.7 * squared error per rating"
 
 
 @pytest.mark.parametrize(
@@ -254,7 +322,7 @@ def test_all_faults_of_a_config_are_told_at_once(config: Any, fields: dict[str, 
 # Learning
 
 QUICK = Training(epochs=12, batch_size=256, lr=5e-3)
-NEUMF = NeuMFConfig(dim=8, mlp_dim=8, layers=(16, 8))
+NEUMF = NeuMFConfig(dim=8, mlp_dim=8, layers=(16, 8), loss="joint")
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +365,7 @@ def held_ratings(test: Dataset) -> tuple[Tensor, Tensor, Tensor]:
 def test_mse_recovers_planted_ratings_of_known_and_new_people(make: Any) -> None:
     train, test = tastes()
     model = make(make.Config(dim=8, loss="mse", dropout=0.1), train.spec)
-    records = model.fit(train, Training(epochs=20, batch_size=64, lr=5e-3))
+    records = model.fit(train, Training(epochs=20, batch_size=64, lr=5e-3, seed=1))
     assert records[-1].loss < records[0].loss / 2
     item, row, rating = held_ratings(test)
     users = train.queries(np.arange(train.n_users), train.spec)
@@ -334,7 +402,7 @@ def test_fold_in_in_blocks_gives_the_same(
     queries = train.queries(np.arange(30), train.spec)
     new = Queries(torch.full((30,), -1), queries.history, queries.ratings)
     whole = model.score(new)
-    monkeypatch.setattr("palate.models.ncf_foldin.BLOCK", 700)
+    monkeypatch.setattr("palate.models.ncf.fold_in.PAIRS_PER_BLOCK", 700)
     torch.testing.assert_close(model.score(new), whole, rtol=1e-4, atol=1e-4)
 
 
@@ -385,15 +453,12 @@ def test_joined_towers_score_the_mean_of_both(loss: Any) -> None:
     gmf = drawn(GMF(GMFConfig(dim=5, loss=loss), SPEC), 1)
     mlp = drawn(MLP(MLPConfig(dim=4, layers=(6, 3), loss=loss), SPEC), 2)
     neumf = NeuMF(NeuMFConfig(dim=5, mlp_dim=4, layers=(6, 3), loss=loss), SPEC).eval()
-    _fuse(gmf.net, mlp.net, neumf.net)
+    _join(gmf.net, mlp.net, neumf.net)
     queries = known([0, 2, 6])
     torch.testing.assert_close(neumf.score(queries), (gmf.score(queries) + mlp.score(queries)) / 2)
     if loss == "joint":
-        people = [model.net.people(queries.user) for model in (gmf, mlp, neumf)]
         row, item = torch.arange(3), torch.tensor([4, 5, 6])
-        left, right, joined = (
-            model.net.predict(who, row, item) for model, who in zip((gmf, mlp, neumf), people, strict=True)
-        )
+        left, right, joined = (model._predict(queries, row, item) for model in (gmf, mlp, neumf))
         torch.testing.assert_close(joined, (left + right) / 2)
 
 
@@ -405,6 +470,26 @@ def test_pretraining_starts_the_joined_net_ahead() -> None:
     )
     once = Training(epochs=1, batch_size=256, lr=5e-3)
     assert ahead.fit(train, once)[0].loss < plain.fit(train, once)[0].loss - 0.05
+
+
+def test_a_weight_of_two_is_the_row_given_twice() -> None:
+    """One step on all rows: the weighted row and its repetition give the same gradient for the same negatives."""
+    model = drawn(NeuMF(NeuMFConfig(dim=5, mlp_dim=4, layers=(8, 3)), SPEC)).train()
+    b, weight = batch(), torch.tensor([2.0, 1.0, 1.0])
+    weighted = Pairs(b.user, b.item, b.rating, b.negative, weight / weight.mean())
+    again = torch.tensor([0, 0, 1, 2])
+    repeated = Pairs(b.user[again], b.item[again], b.rating[again], b.negative[again])
+    table, fit = model.net.towers.item.weight, context(model)
+    one, other = (torch.autograd.grad(model.loss(each, fit), table)[0] for each in (weighted, repeated))
+    torch.testing.assert_close(one, other)
+
+
+def test_weights_reach_the_loss_and_the_mean_rating() -> None:
+    train, _ = tastes(n_users=60)
+    heavy = np.where(train.rating > 3, 5.0, 1.0).astype(np.float32)
+    model = GMF(GMFConfig(dim=4, loss="mse"), train.spec)
+    model.fit(replace(train, weight=heavy), Training(epochs=1))
+    assert model.net.rating.mean.item() == pytest.approx(np.average(train.rating, weights=heavy), rel=1e-5)
 
 
 @pytest.mark.parametrize("stop", [3, 9, 14])

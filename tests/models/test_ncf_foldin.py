@@ -1,4 +1,4 @@
-"""The fold-in of histories: its hand-made gradient against autograd's."""
+"""The fold-in of histories: its gradient against that of the formula, pair by pair."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from palate.data.dataset import Dataset
 from palate.data.queries import Queries
 from palate.data.ragged import Ragged
 from palate.models import MODELS
-from palate.models.ncf_foldin import SAMPLED, _Pairs
-from palate.models.ncf_layers import Net, weigh
+from palate.models.ncf.fold_in import SAMPLED_ITEMS, HistoryLoss
 
 SCALE = (1.0, 5.0)
 
@@ -29,45 +28,86 @@ def data() -> Dataset:
     return Dataset.from_frame(frame, rating_scale=SCALE)
 
 
-def wanted(net: Net, queries: Queries, people_BD: Tensor) -> Tensor:
-    """The sum over the data as the module's formula has it, pair by pair."""
-    n_items, towers, total = net.towers.item.num_embeddings, net.towers, torch.zeros(())
-    sampled = torch.unique(torch.randint(n_items, (SAMPLED,), generator=torch.Generator().manual_seed(0)))
+def head_output(net: Any, head: nn.Linear, row_D: Tensor, item_N: Tensor) -> Tensor:
+    """A head's output for one user and some items, from the formulas."""
+    towers = net.towers
+    p, u = row_D[: towers.gmf + towers.mlp].expand(len(item_N), -1).split([towers.gmf, towers.mlp], 1)
+    q, v = towers.item.weight[item_N].split([towers.gmf, towers.mlp], 1)
+    h = torch.cat([u, v], 1)
+    for layer in towers.layers:
+        h = torch.relu(layer(h))
+    return head(torch.cat([p * q, h], 1)).squeeze(1)
+
+
+def formula(model: Any, queries: Queries, rows_BD: Tensor) -> Tensor:
+    """The first three terms of the module's formula."""
+    net, total = model.net, torch.zeros(())
+    sampled = torch.unique(
+        torch.randint(model.spec.n_items, (SAMPLED_ITEMS,), generator=torch.Generator().manual_seed(0))
+    )
     start = 0
     for row, length in enumerate(queries.history.lengths.tolist()):
-        chosen, person = queries.history[row], people_BD[row : row + 1]
+        chosen, row_D = queries.history[row], rows_BD[row]
         others = sampled[~torch.isin(sampled, chosen)]
-        both = torch.cat([chosen, others])
-        features = towers.features(net.sides(person), towers.item_side(towers.item(both)))
         if net.rank is not None:
-            score = weigh(net.rank, features)
-            share = net.negatives * length / max(len(others), 1)
-            total = total - F.logsigmoid(score[:length]).sum() - share * F.logsigmoid(-score[length:]).sum()
-        if net.rating is not None and queries.ratings is not None:
-            told = net.rating([each[:length] for each in features], person[0, -1], chosen)
-            total = total + (told - queries.ratings[start : start + length]).square().sum() / 2  # a quarter of 1 to 5
+            positive, negative = (head_output(net, net.rank, row_D, items) for items in (chosen, others))
+            share = model.config.negatives * length / max(len(others), 1)
+            total = total - F.logsigmoid(positive).sum() - share * F.logsigmoid(-negative).sum()
+        if net.rating is not None:
+            rating = net.rating.mean + row_D[-1] + net.rating.item_bias.weight[chosen, 0]
+            rating = rating + head_output(net, net.rating.linear, row_D, chosen)
+            total = total + (rating - queries.ratings[start : start + length]).square().sum() / 2  # a quarter of 1 to 5
         start += length
     return total
 
 
 @pytest.mark.parametrize("loss", ["joint", "bce", "mse"])
 @pytest.mark.parametrize("name", ["gmf", "mlp", "neumf"])
-def test_the_slope_is_that_of_the_formula(name: str, loss: Any) -> None:
+def test_the_gradient_is_that_of_the_formula(name: str, loss: Any) -> None:
     rated, kind = data(), MODELS[name]
     model = kind(kind.Config(loss=loss), rated.spec)
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in model.parameters():
             weight.normal_(std=0.3, generator=rng)
-    net = model.net
-    assert isinstance(net, Net)
     histories = [[3, 7, 250], [], list(range(300)), [9]]
     history = Ragged.of(histories)
     ratings = torch.randint(1, 6, (len(history.values),), generator=rng).float()
     queries = Queries(torch.full((4,), -1), history, ratings)
-    people = net.people(torch.arange(4)).detach().requires_grad_()
-    (expected,) = torch.autograd.grad(wanted(net, queries, people), people)
+    rows = model.net.user_rows(torch.arange(4)).detach().requires_grad_()
+    (expected,) = torch.autograd.grad(formula(model.eval(), queries, rows), rows)
     with torch.no_grad():
-        found = _Pairs(net, queries, people.mean(0), quarter=1.0).slope(people.detach())
+        objective = HistoryLoss(model.net, queries, rows.mean(0), 1.0, model.config.negatives)
+        for _ in range(2):  # the second time in the memory of the first
+            found = objective.gradient(rows.detach())
     assert float(expected.abs().max()) > 0.1
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_event_without_a_rating_counts_as_a_rating_above_the_average_users() -> None:
+    """A model of ratings alone, asked by a history without ratings."""
+    rated, kind = data(), MODELS["neumf"]
+    model = kind(kind.Config(loss="mse"), rated.spec)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
+    model.eval()
+    average = model.net.user_rows(torch.arange(21)).mean(0).detach()
+    chosen = torch.tensor([3, 7, 250])
+    with torch.no_grad():
+        rating = model.net.rating.mean + average[-1] + model.net.rating.item_bias.weight[chosen, 0]
+        rating = rating + head_output(model.net, model.net.rating.linear, average, chosen) + 1.0  # q for 1 to 5
+    bare, told = (Queries(torch.tensor([-1]), Ragged.of([chosen.tolist()]), ratings) for ratings in (None, rating))
+    torch.testing.assert_close(model.score(bare), model.score(told), rtol=1e-4, atol=1e-4)
+
+
+def test_a_known_user_with_fresh_history_is_folded_in() -> None:
+    rated, kind = data(), MODELS["neumf"]
+    model = kind(kind.Config(), rated.spec)
+    model.init_from_data(rated)
+    model.eval()
+    history = Ragged.of([[3, 7, 250], [1, 2]])
+    fresh = Queries(torch.tensor([0, 1]), history, fresh=torch.tensor([True, False]))
+    rows = model.represent(fresh)
+    assert torch.equal(rows[1], model.net.user_rows(torch.tensor([1]))[0])
+    torch.testing.assert_close(rows[0], model.represent(fresh.anonymous())[0])

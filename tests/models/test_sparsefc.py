@@ -9,12 +9,12 @@ import polars as pl
 import pytest
 import torch
 
-from palate.config import Training
+from palate.config import CompleteTraining, Training
 from palate.data.dataset import Dataset, Queries
 from palate.evaluation.evaluate import evaluate
-from palate.models import sparsefc
-from palate.models.bias import Bias, BiasConfig
-from palate.models.sparsefc import Kernelised, SparseFC, SparseFCConfig
+from palate.models.autoencoders import sparsefc
+from palate.models.autoencoders.sparsefc import KernelLayer, SparseFC, SparseFCConfig
+from palate.models.baselines.bias import Bias, BiasConfig
 
 CONFIG = SparseFCConfig(dim=12, reg=0.5, dropout=0.0, center=False)
 TRAINING = Training(epochs=60, batch_size=64, lr=0.01)
@@ -35,7 +35,7 @@ def data() -> Dataset:
 def fitted(data: Dataset) -> SparseFC:
     """With kernels that differ from the start."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sparsefc, "KERNEL_INIT", 0.3)
+        patch.setattr(sparsefc, "POSITION_STD", 0.3)
         model = SparseFC(CONFIG, data.spec)
         model.fit(data, TRAINING)
     return model
@@ -54,7 +54,7 @@ def dense(data: Dataset, mean: float) -> torch.Tensor:
 
 
 @torch.no_grad()
-def kernel(layer: Kernelised) -> torch.Tensor:
+def kernel(layer: KernelLayer) -> torch.Tensor:
     """One pair of units at a time."""
     rows = [[max(0.0, 1 - float((s - t).square().sum())) for t in layer.target] for s in layer.source]
     return torch.tensor(rows)
@@ -68,7 +68,7 @@ def rebuilt(model: SparseFC, data: Dataset) -> torch.Tensor:
     return torch.sigmoid(hidden @ second[0] + second[1]) @ output[0] + output[1]
 
 
-def layers(model: SparseFC) -> list[Kernelised]:
+def layers(model: SparseFC) -> list[KernelLayer]:
     return [model.first, model.second, model.output]
 
 
@@ -79,16 +79,19 @@ def test_scores_are_the_formula(data: Dataset, fitted: SparseFC) -> None:
 
 
 def test_the_loss_is_the_formula(data: Dataset, fitted: SparseFC) -> None:
-    [batch] = fitted.batches(data, torch.Generator().manual_seed(0), 1000)
+    context = fitted.fit_context(data, CompleteTraining())
+    [batch] = fitted.batches(context, torch.Generator().manual_seed(0), 1000)
     seen = dense(data, float(fitted.center.mean))
     error = float(((rebuilt(fitted, data) - seen)[seen != 0]).square().mean())
     sizes = [(layer.weight.detach().square().sum(), kernel(layer).square().sum()) for layer in layers(fitted)]
     penalty = sum(CONFIG.reg * float(w) + CONFIG.kernel_reg * float(k) for w, k in sizes) / len(data)
-    assert fitted.loss(batch).item() == pytest.approx(error + penalty, rel=1e-3)
+    loss = fitted.loss(batch, context)
+    assert loss.objective.item() == pytest.approx(error + penalty, rel=1e-3)
+    assert loss.shown.item() == pytest.approx(error, rel=1e-3)
 
 
 def test_the_kernel_cuts_what_is_far_apart() -> None:
-    layer = Kernelised(2, 2)
+    layer = KernelLayer(2, 2)
     with torch.no_grad():
         layer.source.copy_(torch.tensor([[0.0] * 5, [0.6] + [0.0] * 4]))
         layer.target.copy_(torch.tensor([[0.0, 0.5, 0, 0, 0], [0.0, 0, 2.0, 0, 0]]))
@@ -114,7 +117,7 @@ def test_strangers_are_answered_from_their_history_about_as_well_as_known_users(
     model = SparseFC(CONFIG, parts.train.spec)
     model.fit(parts.train, TRAINING)
     known = everyone(parts.train)
-    strangers = Queries(torch.full_like(known.user, -1), known.history, known.ratings)
+    strangers = known.anonymous()
     row, item = torch.from_numpy(parts.test.user).long(), torch.from_numpy(parts.test.item).long()
     assert parts.test.rating is not None
     rating = torch.from_numpy(parts.test.rating)
@@ -128,5 +131,6 @@ def test_dropout_is_of_the_input_and_of_training_alone(data: Dataset) -> None:
     queries = everyone(data)
     assert torch.equal(model.score(queries), model.score(queries))
     model.train()
-    [batch] = model.batches(data, torch.Generator().manual_seed(0), 1000)
-    assert model.loss(batch).item() != model.loss(batch).item()
+    context = model.fit_context(data, CompleteTraining())
+    [batch] = model.batches(context, torch.Generator().manual_seed(0), 1000)
+    assert model.loss(batch, context).shown.item() != model.loss(batch, context).shown.item()

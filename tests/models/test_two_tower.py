@@ -13,7 +13,7 @@ from palate.config import Training
 from palate.data.dataset import Dataset, Queries
 from palate.data.ragged import Ragged
 from palate.errors import ConfigError, DataError
-from palate.models.two_tower import TwoTower, TwoTowerConfig
+from palate.models.content.two_tower import TwoTower, TwoTowerConfig
 from palate.testing import planted
 
 CONFIG = TwoTowerConfig(dim=16, columns=("genre",))
@@ -79,7 +79,7 @@ def test_ids_are_left_out_so_that_the_towers_work_without() -> None:
         model = fitted(data, replace(CONFIG, id_dropout=share))
         assert model.spec.item_features is not None
         with torch.no_grad():
-            bare = model.content(data.encoded_items(model.spec.item_features))
+            bare = model.item_encoder(data.encoded_items(model.spec.item_features))
         torch.testing.assert_close(model.vector - bare, model.item.weight.detach())
         model.vector.copy_(bare)
         found.append(lift(model.score(strangers), numbers(data.users.ids), numbers(data.items.ids)))
@@ -89,18 +89,18 @@ def test_ids_are_left_out_so_that_the_towers_work_without() -> None:
 
 def test_a_pool_teaches_what_the_whole_catalogue_does(monkeypatch: pytest.MonkeyPatch) -> None:
     data = planted().train
-    monkeypatch.setattr("palate.models.two_tower.EXACT", 10)
-    monkeypatch.setattr("palate.models.two_tower.LARGE", 40)
+    monkeypatch.setattr("palate.models.content.two_tower.MAX_EXACT_ITEMS", 10)
+    monkeypatch.setattr("palate.models.content.two_tower.MAX_SAMPLED_ITEMS", 40)
     model = fitted(data)
-    assert model.pool == 40
+    assert model.max_candidates == 40
     asked = data.queries(np.arange(160), model.spec)
     assert lift(model.score(asked), numbers(data.users.ids), numbers(data.items.ids)) > 1
 
 
 def test_texts_and_images_are_read_in_pools_only() -> None:
     spec = TwoTower.spec_of(planted().train)
-    assert TwoTower(TwoTowerConfig(), spec).pool == 384
-    assert TwoTower(TwoTowerConfig(text="bag"), spec).pool == 20_000
+    assert TwoTower(TwoTowerConfig(), spec).max_candidates == 384
+    assert TwoTower(TwoTowerConfig(text="bag"), spec).max_candidates == 20_000
 
 
 def test_what_is_missing_is_told() -> None:

@@ -1,4 +1,4 @@
-"""A feed gives each row once an epoch, with its own rating and fresh negatives, in an order the generator decides."""
+"""Each row comes once an epoch, with its own rating, weight and negatives, in an order the generator decides."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palate.data.dataset import Dataset
-from palate.training.batches import Histories, Pairs, histories, pairs
-from palate.training.negatives import Negatives
+from palate.training.batches import Histories, Negatives, Pairs, histories, pairs
 
 
 def dataset(rows: int = 50, seed: int = 0) -> Dataset:
@@ -49,6 +48,28 @@ def test_ratings_stay_with_their_rows() -> None:
         assert batch.rating.tolist() == (users * 100 + items).to_list()
     bare = next(pairs(replace(data, rating=None), torch.Generator(), 7))
     assert bare.rating is None
+    assert bare.weight is None
+
+
+def weighted(data: Dataset) -> Dataset:
+    """The same rows, each with a weight of its own."""
+    return replace(data, weight=np.arange(1, len(data) + 1, dtype=np.float32))
+
+
+def test_weights_stay_with_their_rows_and_have_mean_one() -> None:
+    data = weighted(dataset())
+    assert data.weight is not None
+    wanted = {
+        (int(u), int(i)): w / data.weight.mean() for u, i, w in zip(data.user, data.item, data.weight, strict=True)
+    }
+    total = 0.0
+    for batch in pairs(data, torch.Generator().manual_seed(1), 7):
+        assert batch.weight is not None
+        assert batch.weight.dtype == torch.float32
+        for user, item, weight in zip(batch.user.tolist(), batch.item.tolist(), batch.weight.tolist(), strict=True):
+            assert weight == pytest.approx(wanted[user, item])
+            total += weight
+    assert total == pytest.approx(len(data))
 
 
 def test_negatives_belong_to_their_users() -> None:
@@ -96,6 +117,9 @@ def test_each_history_once(rows: int, size: int, seed: int) -> None:
     for batch in histories(data, torch.Generator().manual_seed(seed), size):
         assert len(batch) <= size
         assert batch.ratings is not None
+        assert batch.weight is None
+        assert batch.target is batch.history
+        assert batch.target_ratings is batch.ratings
         for place, user in enumerate(batch.user.tolist()):
             assert user not in found
             found[user] = batch
@@ -104,3 +128,37 @@ def test_each_history_once(rows: int, size: int, seed: int) -> None:
         users = data.users.ids[batch.user[batch.history.row_of_value].numpy()]
         assert batch.ratings.tolist() == (users * 100 + items).to_list()
     assert sorted(found) == data.active_users.tolist()
+
+
+def test_the_weights_of_a_history_stay_with_its_items() -> None:
+    data = weighted(dataset())
+    assert data.weight is not None
+    for batch in histories(data, torch.Generator().manual_seed(1), 3):
+        assert batch.weight is not None
+        assert batch.target_weight is batch.weight
+        wanted = [data.weight[data.offsets[user] : data.offsets[user + 1]] for user in batch.user.tolist()]
+        assert batch.weight.tolist() == np.concatenate(wanted).tolist()
+
+
+def test_a_validation_part_is_scored_on_its_rows_given_what_was_known_before() -> None:
+    data = weighted(dataset(120))
+    known = np.arange(len(data)) % 3 > 0
+    known &= data.user != data.user[0]  # this user has rows in the part alone
+    part = replace(data.take(~known), history=data.take(known))
+    assert part.history is not None
+    assert part.rating is not None
+    assert part.weight is not None
+    users = []
+    for batch in histories(part, torch.Generator().manual_seed(1), 3):
+        assert batch.target_ratings is not None
+        assert batch.target_weight is not None
+        for place, user in enumerate(batch.user.tolist()):
+            assert batch.history[place].tolist() == part.history.histories[user].tolist()
+            assert batch.target[place].tolist() == part.histories[user].tolist()
+            rows = slice(batch.target.offsets[place], batch.target.offsets[place + 1])
+            own = slice(part.offsets[user], part.offsets[user + 1])
+            assert batch.target_ratings[rows].tolist() == part.rating[own].tolist()
+            assert batch.target_weight[rows].tolist() == part.weight[own].tolist()
+            users.append(user)
+    wanted = set(part.active_users.tolist()) - {int(data.user[0])}
+    assert sorted(users) == sorted(wanted)

@@ -40,11 +40,11 @@ class Mortal(Toy):
         super().__init__()
         self.left = steps
 
-    def loss(self, batch: Any) -> Any:
+    def loss(self, batch: Any, context: Any) -> Any:
         if not self.left:
             raise Killed
         self.left -= 1
-        return super().loss(batch)
+        return super().loss(batch, context)
 
 
 def facts(records: list[Epoch]) -> list[tuple[Any, ...]]:

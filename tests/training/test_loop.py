@@ -96,8 +96,8 @@ def test_same_seed_same_weights_and_another_seed_others() -> None:
 
 
 class Diverging(Toy):
-    def loss(self, batch: Rows) -> Tensor:
-        loss = super().loss(batch)
+    def loss(self, batch: Rows, context: Any) -> Tensor:
+        loss = super().loss(batch, context)
         self.steps = getattr(self, "steps", 0) + 1
         return loss * float("nan") if self.steps == 14 else loss
 
@@ -128,9 +128,9 @@ def test_matmul_is_a_matter_of_steps_alone(asked: str, steps: str, fails: bool) 
     heard: set[tuple[str, str]] = set()
 
     class Listening(Diverging if fails else Toy):  # type: ignore[misc]
-        def loss(self, batch: Rows) -> Tensor:
+        def loss(self, batch: Rows, context: Any) -> Tensor:
             heard.add(("step", products.fp32_precision))
-            return super().loss(batch)
+            return super().loss(batch, context)
 
     class Judge(Given):
         def __call__(self, model: Any) -> dict[str, float]:
@@ -166,7 +166,7 @@ def test_it_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
 class Empty(Toy):
     """Steps that cost nothing themselves."""
 
-    def loss(self, batch: Rows) -> Tensor:
+    def loss(self, batch: Rows, context: Any) -> Tensor:
         return self.out[1].bias.sum()
 
 

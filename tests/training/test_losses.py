@@ -97,3 +97,18 @@ def test_extreme_scores_stay_finite(loss: Callable[[Tensor], Tensor]) -> None:
     far = torch.tensor([[1e4, -1e4], [-1e4, 1e4]])
     assert torch.isfinite(loss(far))
     assert loss(far[:1]).item() == 0.0
+
+
+@pytest.mark.parametrize("loss", [*PAIRWISE, "mse", "softmax"])
+def test_a_weight_of_two_is_the_row_given_twice(loss: Callable[..., Tensor] | str) -> None:
+    """Weights 1, 2 and 3, divided by their mean as batches do it."""
+    weight, twice = torch.tensor([1.0, 2.0, 3.0]) / 2, torch.tensor([0, 1, 1, 2, 2, 2])
+    scores, item = torch.cat([SCORES, SCORES[:1] * 0.3]), torch.tensor([3, 0, 1])
+    if loss == "mse":
+        one, other = mse(scores[:, 0], scores[:, 1], weight), mse(scores[twice, 0], scores[twice, 1])
+    elif loss == "softmax":
+        one, other = softmax(scores, item, weight), softmax(scores[twice], item[twice])
+    else:
+        assert callable(loss)
+        one, other = loss(scores, weight_P=weight), loss(scores[twice])
+    torch.testing.assert_close(one, other)

@@ -15,8 +15,7 @@ from scipy.stats import chisquare
 from palate.data.dataset import Dataset
 from palate.data.ids import IdMap
 from palate.errors import ConfigError
-from palate.training import losses
-from palate.training.negatives import Negatives, in_batch, log_popularity
+from palate.training.batches import Negatives
 
 
 def dataset(seen: list[set[int]], n_items: int) -> Dataset:
@@ -148,29 +147,3 @@ def test_impossible_settings() -> None:
         Negatives(data, 0)
     with pytest.raises(ConfigError, match="power = inf"):
         Negatives(data, 1, float("inf"))
-
-
-def test_in_batch_masks_what_is_no_negative() -> None:
-    scores = torch.arange(16.0).view(4, 4)
-    user, item = torch.tensor([0, 1, 0, 2]), torch.tensor([5, 6, 7, 6])
-    log_q = torch.zeros(8)
-    log_q[6] = -2.0
-    no = -torch.inf
-    expected = [[0, 3, no, 5], [4, 7, 6, no], [no, 11, 10, 13], [12, no, 14, 17]]
-    assert in_batch(scores, user, item, log_q).tolist() == expected
-    assert in_batch(scores, user, item)[0].tolist() == [0, 1, no, 3]
-
-
-def test_in_batch_logits_make_a_softmax_loss() -> None:
-    rng = torch.Generator().manual_seed(0)
-    scores, rows = torch.randn(6, 6, generator=rng), torch.arange(6)
-    # Equal chances shift every logit alike, which a softmax does not feel.
-    even = in_batch(scores, rows, rows, torch.full((6,), -3.0))
-    assert losses.softmax(even, rows).item() == pytest.approx(losses.softmax(scores, rows).item(), rel=1e-6)
-    # A batch of one user has no negatives, and nothing to learn from it.
-    assert losses.softmax(in_batch(scores, torch.zeros(6, dtype=torch.int64), rows), rows).item() == 0.0
-
-
-def test_log_popularity() -> None:
-    data = dataset([{0, 1}, {0}], 3)
-    assert log_popularity(data).tolist() == pytest.approx(np.log([2 / 3.5, 1 / 3.5, 0.5 / 3.5]).tolist())

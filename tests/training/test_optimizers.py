@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from palate.config import Recipe
+from palate.config import CompleteTraining
 from palate.errors import ConfigError, MissingExtra
 from palate.training import optimizers
 from palate.training.optimizers import Optimizer
@@ -34,11 +34,13 @@ class Net(nn.Module):
         return (self.out(both).sigmoid() + self.bias(left)).square().sum()
 
 
-def training(**changes: Any) -> Recipe:
-    return Recipe(**({"optimizer": "adam", "embeddings": "rowwise", "lr": 0.05, "batch_size": 2048} | changes))
+def training(**changes: Any) -> CompleteTraining:
+    return CompleteTraining(
+        **({"optimizer": "adam", "embeddings": "rowwise", "lr": 0.05, "batch_size": 2048} | changes)
+    )
 
 
-def train(config: Recipe, steps: int = 12, everything: bool = True, net: Net | None = None) -> Net:
+def train(config: CompleteTraining, steps: int = 12, everything: bool = True, net: Net | None = None) -> Net:
     """A few steps on made-up batches, with all rows in each or only some of the first half."""
     torch.manual_seed(0)
     net = net or Net()
@@ -82,6 +84,17 @@ def test_rows_outside_the_batch_do_not_move(rule: str) -> None:
     half = ROWS // 2
     assert torch.equal(after.item.weight[half:], before.item.weight[half:])
     assert (after.item.weight[:half] != before.item.weight[:half]).any(1).all()
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_adam_without_torchs_fused_function_is_the_same_rule(
+    weight_decay: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = training(embeddings="dense", weight_decay=weight_decay)
+    fused = train(config)
+    assert optimizers.fused_adamw is not None
+    monkeypatch.setattr(optimizers, "fused_adamw", None)
+    assert_same(train(config), fused)
 
 
 def test_adam_on_rows_is_torch_sparse_adam() -> None:

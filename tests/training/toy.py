@@ -1,4 +1,4 @@
-"""A small trainable with everything a resume must bring back: tables, dropout, order and negatives."""
+"""A small trainable model with all that a resume must restore: tables, dropout, order and negatives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from palate.config import Training
-from palate.training.loop import Job
+from palate.training.loop import TrainRun
 
 USERS, ITEMS, ROWS = 30, 20, 600
 
@@ -26,7 +26,7 @@ class Rows:
 
 
 class Toy(nn.Module):
-    """Likes by parity: even users like even items."""
+    """Dot products of 4 numbers with dropout, trained on pairs against random negatives."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -35,21 +35,24 @@ class Toy(nn.Module):
             self.user, self.item = nn.Embedding(USERS, 4), nn.Embedding(ITEMS, 4)
             self.out = nn.Sequential(nn.Dropout(0.2), nn.Linear(4, 1))
 
-    def batches(self, data: Any, rng: torch.Generator, size: int) -> Iterator[Rows]:
-        user, item = data
+    def batches(self, context: Data, rng: torch.Generator, size: int) -> Iterator[Rows]:
+        user, item = context.data
         for rows in torch.split(torch.randperm(len(user), generator=rng), size):
             yield Rows(user[rows], item[rows], torch.randint(ITEMS, (len(rows),), generator=rng))
 
-    def loss(self, batch: Rows) -> Tensor:
+    def loss(self, batch: Rows, context: Data) -> Tensor:
         good, bad = self(batch.user, batch.item), self(batch.user, batch.negative)
         return nn.functional.softplus(bad - good).mean()
+
+    def refresh(self, context: Data | None = None) -> None:
+        """Nothing is computed from the weights."""
 
     def forward(self, user: Tensor, item: Tensor) -> Tensor:
         return self.out(self.user(user) * self.item(item)).squeeze(1)
 
 
 class Data(tuple[Tensor, Tensor]):
-    """Pairs that agree in parity; its length is the number of rows."""
+    """Pairs that agree in parity: even users like even items. It is its own fit context, and as long as its rows."""
 
     def __new__(cls, seed: int = 0) -> Data:
         rng = torch.Generator().manual_seed(seed)
@@ -59,6 +62,10 @@ class Data(tuple[Tensor, Tensor]):
 
     def __len__(self) -> int:
         return ROWS
+
+    @property
+    def data(self) -> Data:
+        return self
 
 
 class Given:
@@ -77,11 +84,11 @@ class Given:
         return {"score": next(self.values)}
 
 
-def job(validate: Any = None, checkpoint: Any = None, every: float = 60.0, seed: int = 0, **training: Any) -> Job:
+def job(validate: Any = None, checkpoint: Any = None, every: float = 60.0, seed: int = 0, **training: Any) -> TrainRun:
     options = {"epochs": 4, "batch_size": 50, "lr": 0.05, "weight_decay": 0.0, "embeddings": "rowwise", "patience": 3}
     options |= training
     rng = torch.Generator().manual_seed(seed)
-    return Job(training=Training(**options), rng=rng, validate=validate, checkpoint=checkpoint, every=every)
+    return TrainRun(training=Training(**options), rng=rng, validate=validate, checkpoint=checkpoint, every=every)
 
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:

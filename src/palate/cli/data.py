@@ -6,17 +6,23 @@ import sys
 from typing import Annotated
 
 import polars as pl
-from cyclopts import App, Parameter
+from cyclopts import App
 
-from palate.cli.options import Beside, Flat, Reading, dataset, kinds
+from palate.cli import Flat, Length, flags_of, visible, with_flags
+from palate.cli.inputs import Reading, SideTables, dataset, kinds
 from palate.cli.show import table
+from palate.data.reading import inspect as inspect_table
+from palate.data.reading import inspect_side
 from palate.data.sources import SOURCES, load_tables
-from palate.data.table import inspect as inspect_table
-from palate.data.table import inspect_side
+from palate.errors import ConfigError
 from palate.evaluation.protocols import PROTOCOLS
-from palate.onboarding import onboard as most_informative
+from palate.recommender.onboarding import onboard as most_informative
 
-data = App(name="data", help="Look at a table, list the known data sets and protocols, fetch a data set.")
+data = App(name="data", help="Inspect a table, list known data sets and protocols, download a data set.")
+
+_ANY_TABLE = ("separator", "has_header", "encoding", "connection", "max_gb")
+"""Arguments of the reader that go with tables of items and users too."""
+_ANY_TABLE_FLAGS = {"--user-id", "--item-id", "--separator", "--header", "--encoding", "--connection", "--max-gb"}
 
 
 @data.command
@@ -26,65 +32,72 @@ def inspect(
     kind: list[str] | None = None,
     reading: Annotated[Reading, Flat] = Reading(),  # noqa: B008
 ) -> None:
-    """What a table holds: counts, sparsity, ratings, time span, and every fault. Exit code 1 where there are faults.
+    """Show what a table holds: counts, sparsity, ratings, time span, and every fault. Exit code 2 if there are faults.
 
-    Of a table of items or users: each column's kind, what is missing, examples.
+    For a table of items or users: each column's kind, missing values and examples.
 
     Args:
         file: A file, or a query with --connection.
         kind: For a table of items or users, the kind of a column, for example year=number; may be given several times.
         reading: How it is read.
     """
-    options = {name: reading.options()[name] for name in ("separator", "has_header", "encoding", "connection")}
-    side = None if reading.user_id or reading.item_id else inspect_side(file, kinds(kind), **options)
+    options = {name: reading.options()[name] for name in _ANY_TABLE}
+    ids = {role: name for role in ("user_id", "item_id") if (name := getattr(reading, role)) is not None}
+    side = None if len(ids) == 2 else inspect_side(file, kinds(kind), ids or None, **options)
+    if side is None and kind:
+        raise ConfigError(f"--kind declares columns of items or users, and {file} holds interactions; leave it out")
+    if side is not None and (unused := [flag for flag in reading.given() if flag not in _ANY_TABLE_FLAGS]):
+        raise ConfigError(
+            f"{file} holds {side.key.removesuffix('_id')}s, not interactions; leave out {', '.join(unused)}"
+        )
     found = side or inspect_table(file, **reading.options())
-    print(found)
+    print(visible(with_flags(str(found), flags_of(["data", "inspect"]))))
     if found.faults:
-        sys.exit(1)
+        sys.exit(2)
 
 
 @data.command
 def onboard(
     data: str,
     *,
-    k: Annotated[int, Parameter(name="-k")] = 10,
+    k: Annotated[int, Length] = 10,
     diversity: float = 0.5,
     reading: Annotated[Reading, Flat] = Reading(),  # noqa: B008
-    beside: Annotated[Beside, Flat] = Beside(),  # noqa: B008
+    side_tables: Annotated[SideTables, Flat] = SideTables(),  # noqa: B008
 ) -> None:
-    """The items to ask a new person about: those whose answers say most about a taste, unlike each other.
+    """List the items to ask a new user about: informative ones that differ from each other.
 
     Args:
-        data: Name of a data set (`palate data sources`), a file, or a query with --connection.
-        k: How many.
-        diversity: From 0, the most informative, to 1, the most unlike each other.
+        data: Name of a data set (palate data sources), a file, or a query with --connection.
+        k: Number of items.
+        diversity: From 0, the most informative items, to 1, the most different ones.
         reading: How DATA is read.
-        beside: What goes with it.
+        side_tables: Its side tables and filters.
     """
-    found = most_informative(dataset(data, reading, beside), k, diversity)
+    found = most_informative(dataset(data, reading, side_tables), k, diversity)
     print(table(found.columns, found.with_columns(pl.col("entropy", "information").round(3)).rows()))
 
 
 @data.command
 def sources() -> None:
-    """The data sets that palate knows by name."""
+    """List the data sets that palate knows by name."""
     print(table(["name", "what"], [[name, source] for name, source in SOURCES.items()]))
 
 
 @data.command
 def protocols() -> None:
-    """The published ways of judging that `--protocol` of train, tune and compare takes."""
-    print(table(["name", "as in", "what"], [[name, how.paper, how.what] for name, how in PROTOCOLS.items()]))
+    """List the published evaluation protocols for --protocol of train, tune and compare."""
+    print(table(["name", "as in", "what"], [[name, how.paper, how.description] for name, how in PROTOCOLS.items()]))
 
 
 @data.command
 def fetch(name: str) -> None:
-    """Bring a data set into the cache and say what it holds.
+    """Download a data set into the cache and show what it holds.
 
     Args:
-        name: As `palate data sources` lists it.
+        name: A name listed by palate data sources.
     """
     tables = load_tables(name)
     print(f"{name}: {tables.interactions.height:,} interactions")
     for note in tables.notes:
-        print(f"  {note}")
+        print(f"  {visible(note)}")

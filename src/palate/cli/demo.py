@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from palate.cli.options import Switch
+from palate.cli import Switch
 
 
 def demo(
@@ -16,22 +16,23 @@ def demo(
     items: Path | None = None,
     seed: int = 0,
 ) -> None:
-    """The whole way: gather, split, train NeuMF beside baselines, evaluate, recommend, report. About a minute.
+    """Run the practical example: load, split, train NeuMF beside baselines, evaluate, recommend. About a minute.
 
     Args:
         out: Folder for the artifact, the learning curve and the report.
-        data: Name of a data set, as `palate data sources` lists it.
-        content: Instead, recommend films that nobody has seen yet by their posters, plots and genres.
-        items: With --content: table of films with item_id and texts or images; default: posters and plots are made up.
-        seed: Decides the split, the training and the people shown.
+        data: Name of a data set, as listed by palate data sources.
+        content: Instead, recommend new films by their posters, plots and genres.
+        items: With --content: table of films with item_id and texts or images. Defaults to synthetic posters and plots.
+        seed: Seed of the split, the training and the choice of the users shown.
     """
     import torch
 
-    from palate import demo, demo_content
+    from palate.demos import content as demo_content
+    from palate.demos import movielens as demo
     from palate.errors import ConfigError
 
     if items is not None and not content:
-        raise ConfigError("--items goes with --content: the other demo reads no posters and plots")
+        raise ConfigError("--items goes with --content; the other demo reads no posters and plots")
     if content:
         demo_content.run(out, data, items, seed)
         return

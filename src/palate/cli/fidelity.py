@@ -1,4 +1,4 @@
-"""`palate fidelity`: which explainer to believe for a trained model."""
+"""`palate fidelity`: which explainer is faithful to a trained model."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from palate.cli.options import Beside, Flat, Reading, dataset
-from palate.errors import MissingExtra
+from palate.cli import Flat, suggested
+from palate.cli.inputs import Reading, SideTables, dataset
+from palate.data.splits.build import align
+from palate.errors import ConfigError, MissingExtra
 from palate.evaluation.render import Block, Heading, Picture, Points, Table, Text, write
 from palate.explanation.checks import Sanity, sanity
 from palate.explanation.fidelity import fidelity as measure
 from palate.explanation.fidelity_result import Fidelity
 from palate.explanation.measures import MEASURES
 from palate.explanation.pictures import fidelity_picture
-from palate.recommender import Recommender
-from palate.routes import aligned
+from palate.recommender.recommender import Recommender
 
-CHECKED, STABLE = 10, 50
-"""People on whom the sanity checks run; on whom sampling is repeated under another seed."""
+CHECKED, REPEATED = 10, 50
+"""Users of the sanity checks; users whose explanations are repeated with another seed."""
 
 
 def fidelity(
@@ -34,56 +35,61 @@ def fidelity(
     reading: Annotated[Reading, Flat] = Reading(),  # noqa: B008
     seed: int = 0,
 ) -> None:
-    """Which explainer to believe for a trained recommender: what happens to its lists without what it names.
+    """Measure which explainer is faithful to a trained recommender: how lists change without what an explainer names.
 
     Args:
-        run: Folder that `palate train` or `Recommender.save` wrote.
-        data: Histories of other people, with the same item ids: a file, a data set's name, or a query. Default: those
-            it was trained on.
-        method: An explainer; may be given several times. Default: all that fit the model.
-        users: How many people, each with their top item.
+        run: Folder that palate train or Recommender.save wrote.
+        data: Histories of other users, with the same item ids: a file, a data set's name, or a query. Defaults to the
+            training data.
+        method: An explainer; may be given several times. Defaults to all that fit the model.
+        users: Number of users; the top item of each is explained.
         samples: Masks that shap and lime score for each explanation.
-        percent: Take the history away in ten steps too, not only by the first five items; most of the time goes there.
-        out: Folder for the whole table in Markdown, and the curves.
+        percent: Also remove the history in ten steps, not only its first five items; this takes most of the time.
+        out: Folder for the full tables in Markdown, and the curves.
         reading: How DATA is read.
-        seed: Draws people and masks.
+        seed: Seed of users and masks.
     """
+    if data is None and (flags := reading.given()):
+        raise ConfigError(f"{', '.join(flags)} describe DATA; name it: {suggested('fidelity', run)} DATA")
     recommender = Recommender.load(run)
-    people = recommender.data
+    known = recommender.data
     if data is not None:
-        people = replace(aligned(dataset(data, reading, Beside()), people), history=None)
+        known = replace(align(dataset(data, reading, SideTables()), known), history=None)
     found = measure(
-        recommender.model, people, method, users=users, samples=samples, percent=percent, stable=min(users, STABLE),
+        recommender.model, known, method, users=users, samples=samples, percent=percent, stable=min(users, REPEATED),
         seed=seed, name=recommender.name,
         on_method=lambda name, seconds: print(f"  {name}: {seconds:.1f} s"),
     )  # fmt: skip
-    checks = sanity(recommender.model, people, method, users=min(users, CHECKED), samples=samples, seed=seed)
+    checks = sanity(recommender.model, known, method, users=min(users, CHECKED), samples=samples, seed=seed)
     print(f"\n{found}")
-    for line in told(checks):
+    for line in sanity_lines(checks):
         print(line)
     if out is not None:
         print(f"report: {save(found, checks, out)}")
 
 
-def told(checks: Mapping[str, Sanity]) -> list[str]:
-    """The sanity checks in words: who fails what, and who passes."""
+def sanity_lines(checks: Mapping[str, Sanity]) -> list[str]:
+    """The sanity checks in words: which explainer fails which check, and which pass."""
     failed = [f"sanity: {name} {fault}" for name, check in checks.items() for fault in check.faults]
     passed = [name for name, check in checks.items() if not check.faults]
     if not passed:
         return failed
-    return [*failed, f"sanity: {', '.join(passed)} follow the model's weights and pass over what it does not see"]
+    return [
+        *failed,
+        f"sanity: {', '.join(passed)} pass: they follow the model's weights and ignore what the model does not see",
+    ]
 
 
 def save(found: Fidelity, checks: Mapping[str, Sanity], out: Path) -> Path:
-    """Write `fidelity.md` and, where matplotlib is there, `fidelity.png`."""
-    title = f"Explanations of {found.model}: which to believe"
+    """Write `fidelity.md` and, if matplotlib is installed, `fidelity.png`."""
+    title = f"Fidelity of explanations of {found.model}"
     return write(out, "fidelity", title, list(_blocks(found, checks)), whole_page=False)
 
 
 def _blocks(found: Fidelity, checks: Mapping[str, Sanity]) -> Iterator[Block]:
-    yield Points([*found.verdict(), *told(checks), *found.notes])
+    yield Points([*found.verdict(), *sanity_lines(checks), *found.notes])
     yield Text(
-        f"{len(found.users):,} people, the top item of each; the number in brackets is a 95 % interval over them."
+        f"{len(found.users):,} users, the top item of each; the numbers in brackets are 95 % intervals over users."
     )
     header, rows = found.table()
     yield Table(header, rows)
@@ -94,10 +100,10 @@ def _blocks(found: Fidelity, checks: Mapping[str, Sanity]) -> Iterator[Block]:
         if measured:
             yield Text(f"{name}: {what.help}; {what.better} is better.")
             yield Table(*_measure_table(found, measured))
-    yield Heading("Paired with the orders that know nothing of the model")
+    yield Heading("Compared with orders that do not depend on the model")
     yield Points([each.verdict for each in found.compare(found.headline)])
-    yield Heading("How far methods agree")
-    yield Text("Spearman's correlation of two methods' values over a person's history, mean over people.")
+    yield Heading("Agreement of methods")
+    yield Text("Spearman's correlation of two methods' values over a user's history, mean over users.")
     names = list(found.values)
     yield Table(["", *names], [[a, *(_agreement(found, a, b) for b in names)] for a in names])
     yield Heading("Sanity checks")

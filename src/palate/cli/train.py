@@ -6,25 +6,32 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import polars as pl
 from cyclopts import App, Parameter
 
-from palate.artifact import check_place
-from palate.cli.options import PROTOCOL, Beside, Flat, Reading, Splitting, Switch, from_file, prepared
+from palate.cli import Flat, Switch, from_file, refuse_fractions, suggested, visible, with_flags
+from palate.cli.inputs import PROTOCOL, Reading, SideTables, Splitting, prepared
 from palate.config import Training, to_dict
 from palate.data.dataset import Dataset
-from palate.data.split import Split
-from palate.evaluation.plots import chosen_epoch
+from palate.data.splits import Split
+from palate.errors import ConfigError
+from palate.evaluation.evaluate import Evaluation, evaluate
+from palate.evaluation.protocols import Prepared
 from palate.models import MODELS
 from palate.models.base import GradientModel, Model
-from palate.recommender import Recommender
-from palate.training.progress import Progress
+from palate.recommender.artifact import check_place
+from palate.recommender.evaluation_file import EVALUATION_TEXT, write_measured
+from palate.recommender.model_factory import uses_training
+from palate.recommender.recommender import Recommender
+from palate.training.callbacks import Progress
+from palate.training.train_run import best_epoch
 
 SETTINGS = "train.json"
-"""In the run's folder: every setting, in the form that `--config` takes."""
+"""File in a run's folder: every setting, in the form that `--config` takes."""
 
 
 def run(
@@ -34,33 +41,49 @@ def run(
     config: Any,
     training: Training,
     reading: Reading,
-    beside: Beside,
+    side_tables: SideTables,
     splitting: Splitting,
     seed: int | None,
     resume: bool,
+    refit: bool,
 ) -> None:
     """Read, split, train, save; see `palate train MODEL --help`."""
     check_place(out)
+    if refit and splitting.split == "none":
+        raise ConfigError("--refit trains on the held-out parts too, and --split none holds none out; leave out one")
     seed = training.seed if seed is None else seed
-    whole, ready = prepared(data, reading, beside, splitting, seed)
+    whole, ready = prepared(data, reading, side_tables, splitting, seed)
     parts = None if ready is None else ready.parts
-    print(f"{data}: {len(whole):,} interactions of {whole.n_users:,} users and {whole.n_items:,} items")
-    notes = (*whole.notes, *whole.feature_notes) if any("_" in n for n in MODELS[name].needs) else whole.notes
+    print(f"{visible(data)}: {len(whole):,} interactions of {whole.n_users:,} users and {whole.n_items:,} items")
+    seen = whole if MODELS[name].reads_repeats else whole.without_repeats
+    notes = (*seen.notes, *whole.feature_notes) if any("_" in n for n in MODELS[name].needs) else seen.notes
     for note in (*notes, *(() if parts is None else parts.notes)):
-        print(f"  {note}")
+        print(f"  {visible(with_flags(note))}")
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     if not resume:
         shutil.rmtree(checkpoint, ignore_errors=True)
+    elif not checkpoint.exists():
+        print(f"  there is no checkpoint {checkpoint}: training starts from the beginning")
     recommender = _train(name, whole, parts, config, training, seed, checkpoint)
-    recommender.save(out, {} if parts is None else {"valid": parts.valid, "test": parts.test})
-    settings = {"data": data, **_given(reading), **_given(beside), **_given(splitting), "seed": seed, **to_dict(config)}
-    (out / SETTINGS).write_text(
-        json.dumps(settings | {"training": to_dict(recommender.training)}, indent=1), encoding="utf-8"
-    )
+    if ready is not None:
+        recommender = replace(recommender, parts={"valid": ready.parts.valid, "test": ready.parts.test})
+    evaluation = None
+    if refit and ready is not None:
+        evaluation, recommender = _refit(recommender, ready)
+    recommender, about_unused = _with_unused_items(recommender, whole.unused_items, parts is not None and not refit)
+    recommender.save(out)
+    (out / EVALUATION_TEXT).unlink(missing_ok=True)
+    if evaluation is not None:
+        write_measured(out, name, {name: evaluation})
+    settings = {"data": data, **_given(reading), **_given(side_tables), **_given(splitting), "seed": seed}
+    settings |= to_dict(config)
+    if uses_training(MODELS[name]):
+        settings["training"] = to_dict(recommender.training)
+    (out / SETTINGS).write_text(json.dumps(settings, indent=1), encoding="utf-8")
     if ready is not None:
         (out / PROTOCOL).write_text(json.dumps(ready.protocol.to_dict(), indent=1), encoding="utf-8")
     shutil.rmtree(checkpoint, ignore_errors=True)
-    print(_summary(recommender, out, held_out=parts is not None))
+    print(visible("\n".join([*about_unused, _summary(recommender, out, held_out=parts is not None)])))
 
 
 def _train(
@@ -83,34 +106,76 @@ def _train(
             )
     except KeyboardInterrupt:
         if checkpoint.exists():
-            print(f"palate: the run so far is in {checkpoint}; the same command with --resume goes on", file=sys.stderr)
+            print(
+                f"palate: the run so far is in {checkpoint}; add --resume to the same command to continue",
+                file=sys.stderr,
+            )
         raise
 
 
-def _given(options: Reading | Beside | Splitting) -> dict[str, Any]:
+def _refit(recommender: Recommender, ready: Prepared) -> tuple[Evaluation, Recommender]:
+    """What the test part says of the chosen model, and this model trained anew on all rows."""
+    found = evaluate(
+        recommender.model,
+        ready.parts.test,
+        protocol=ready.protocol,
+        candidates=ready.candidates,
+        name=recommender.name,
+    )
+    print(f"{visible(str(found))}\n\ntraining anew on all {len(recommender.known):,} interactions")
+    with Progress() as progress:
+        return found, recommender.refit(on_epoch=progress.on_epoch, on_step=progress.on_step)
+
+
+def _with_unused_items(
+    recommender: Recommender, unused: pl.DataFrame | None, held_out: bool
+) -> tuple[Recommender, list[str]]:
+    """The recommender with the items that nobody has interacted with, if it can score them; and what became of them.
+
+    A run that is still to be evaluated keeps the catalogue that other models are evaluated on.
+    """
+    if unused is None:
+        return recommender, []
+    items = f"the {unused.height:,} items without interactions"
+    if "new_item" not in recommender.model.answers or recommender.model.spec.item_features is None:
+        return recommender, [
+            f"  {recommender.name} cannot recommend {items}: it knows items by their interactions alone"
+        ]
+    if held_out:
+        return recommender, [
+            f"  {items} are not in this run, which holds out rows; --refit and palate add-items add them"
+        ]
+    return recommender.add_items(unused), [f"  {items} are in the catalogue too"]
+
+
+def _given(options: Reading | SideTables | Splitting) -> dict[str, Any]:
     return {name: value for name, value in to_dict(options).items() if value not in (None, [])}
 
 
 def _summary(recommender: Recommender, out: Path, held_out: bool) -> str:
-    best = chosen_epoch(recommender.records)
+    best = best_epoch(recommender.records)
     lines = [f"saved {recommender.name} in {out}"]
     if best is not None:
-        judged = ", ".join(f"{metric} {value:.4f}" for metric, value in best.valid.items())
-        lines[0] += f": epoch {best.epoch} of {len(recommender.records)} was best on valid ({judged})"
+        metrics = ", ".join(f"{metric} {value:.4f}" for metric, value in best.valid.items())
+        lines[0] += f": epoch {best.epoch} of {len(recommender.records)} was best on valid ({metrics})"
+    parts = [part for part in recommender.model.modules() if getattr(part, "chosen", "")]
+    lines += [f"  {type(part).__name__}: {part.chosen}" for part in parts]
     features = recommender.model.spec.item_features
-    lines += [] if features is None else [f"  {note}" for note in recommender.data.encoded_items(features).notes]
-    lines += [f"  palate evaluate {out}"] * held_out
-    user = recommender.data.users.ids[0]
-    return "\n".join([*lines, f"  palate recommend {out} --user {user}"])
+    notes = () if features is None else recommender.data.encoded_items(features).notes
+    lines += [f"  {visible(note)}" for note in notes]
+    lines += [f"  {suggested('evaluate', out)}"] * held_out
+    return "\n".join([*lines, f"  {suggested('recommend', out, user=recommender.data.users.ids[0])}"])
 
 
-def _recipe(model: type[Model]) -> str:
-    """How the model is trained if the flags leave that open, in words."""
-    own = model.recipe
+def _training_help(model: type[Model]) -> str:
+    """How the model is trained by default, in words."""
+    if not uses_training(model):
+        return "The model takes no gradient steps and so has no training options."
     if not issubclass(model, GradientModel):
-        return ""
+        return "Training options that are left open are those of each member."
+    own = model.default_training
     return (
-        f"Left open, training takes up to {own.epochs} epochs of steps of {own.batch_size}, lr {own.lr:g}, "
+        f"By default, training takes up to {own.epochs} epochs with batch size {own.batch_size}, lr {own.lr:g} and "
         f"weight decay {own.weight_decay:g}, and stops after {own.patience} epochs without a better valid part."
     )
 
@@ -125,38 +190,42 @@ def _command(name: str, model: type[Model]) -> Callable[..., None]:
         config: Any,
         settings: Path | None = None,
         reading: Annotated[Reading, Flat] = Reading(),  # noqa: B008
-        beside: Annotated[Beside, Flat] = Beside(),  # noqa: B008
+        side_tables: Annotated[SideTables, Flat] = SideTables(),  # noqa: B008
         splitting: Annotated[Splitting, Flat] = Splitting(),  # noqa: B008
         training: Training = Training(),  # noqa: B008
         seed: int | None = None,
         resume: bool = False,
+        refit: bool = False,
     ) -> None:
-        run(name, data, out, config, training, reading, beside, splitting, seed, resume)
+        run(name, data, out, config, training, reading, side_tables, splitting, seed, resume, refit)
 
     command.__doc__ = f"""{(model.__doc__ or name).splitlines()[0]}
 
-    {_recipe(model)}
+    {_training_help(model)}
 
     Args:
-        data: Name of a data set (`palate data sources`), a file, or a query with --connection.
-        out: Folder for the artifact; one that is there is replaced once the new one is whole.
-        settings: File of settings (.json, .yaml); a flag goes before the file, the file before the default.
-        seed: Takes the place of --training.seed, and decides the split too.
-        resume: Go on with a run that was stopped, from its checkpoint beside --out.
+        data: Name of a data set (palate data sources), a file, or a query with --connection.
+        out: Folder for the artifact; an artifact that is there is replaced once the new one is complete.
+        settings: File of settings (.json, .yaml). A flag overrides the file, and the file a default.
+        seed: Seed of the split and of training; replaces --training.seed.
+        resume: Continue a run that was stopped, from its checkpoint beside --out.
+        refit: Evaluate on the test part, then train anew on all rows with what the valid part chose, for production.
     """
     config_default = model.Config()
+    not_parsed = Parameter(parse=False)
     command.__kwdefaults__ = {**(command.__kwdefaults__ or {}), "config": config_default}
     command.__annotations__ = {
         "data": str,
         "out": Path,
-        "config": Annotated[model.Config, Flat if fields(model.Config) else Parameter(parse=False)],
+        "config": Annotated[model.Config, Flat if fields(model.Config) else not_parsed],
         "settings": Annotated[Path | None, Parameter(name="--config")],
         "reading": Annotated[Reading, Flat],
-        "beside": Annotated[Beside, Flat],
+        "side_tables": Annotated[SideTables, Flat],
         "splitting": Annotated[Splitting, Flat],
-        "training": Training,
+        "training": Training if uses_training(model) else Annotated[Training, not_parsed],
         "seed": int | None,
         "resume": Annotated[bool, Switch],
+        "refit": Annotated[bool, Switch],
         "return": None,
     }
     return command
@@ -165,7 +234,7 @@ def _command(name: str, model: type[Model]) -> Callable[..., None]:
 train = App(
     name="train",
     help="Train a model on a table; one subcommand for each model.",
-    config=from_file,
+    config=(from_file, refuse_fractions),
     default_parameter=Parameter(consume_multiple=True, negative_iterable=""),
 )
 for _name, _model in MODELS.items():

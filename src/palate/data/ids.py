@@ -1,10 +1,13 @@
-"""IdMap: outside id <-> inside index 0..n-1. Ids are integers or strings and stay what they were."""
+"""IdMap: ids <-> indices 0..n-1, and tables of interactions as indices. Ids are integers or strings, never altered."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,7 +19,7 @@ Ids = pl.Series | Sequence[str | int]
 
 @dataclass(frozen=True, eq=False)
 class IdMap:
-    """A fixed, ordered set of ids; an id's position is its index.
+    """An ordered set of ids; the position of an id is its index. Frozen.
 
     Attributes:
         ids: Unique ids, Int64 or String.
@@ -26,26 +29,28 @@ class IdMap:
 
     @classmethod
     def build(cls, values: pl.Series) -> IdMap:
-        """The map of all distinct values, sorted, so that it does not depend on row order.
+        """Build the map of all distinct values, sorted, so that it does not depend on the row order.
 
         Raises:
-            DataError: The values are neither whole numbers of 64 bits nor text, or some are null.
+            DataError: The values are neither 64-bit integers nor text, or some are null.
         """
         if values.null_count():
-            raise DataError(f"{values.null_count()} of {len(values)} ids are null; leave those rows out")
+            raise DataError(f"{values.null_count()} of {len(values)} ids are null; remove those rows")
         return cls(_normal(values).unique().sort().rename("id"))
 
     def extend(self, values: pl.Series) -> IdMap:
-        """This map with the values it lacks appended (sorted); old indices stay.
+        """Append the values that the map does not hold, sorted; existing indices stay the same.
 
         Raises:
-            DataError: The values are of another type than this map's ids, or some are null.
+            DataError: The type of the values differs from that of the ids, or some are null.
         """
         if values.is_empty():
             return self
         new = IdMap.build(values).ids
         if new.dtype != self.ids.dtype:
-            raise DataError(f"{new.dtype} ids cannot join {self.ids.dtype} ids; convert them to the same type first")
+            raise DataError(
+                f"ids of type {new.dtype} cannot be added to ids of type {self.ids.dtype}; convert them first"
+            )
         new = new.filter(~new.is_in(self.ids.implode()))
         return self if new.is_empty() else IdMap(pl.concat([self.ids, new.rename("id")]))
 
@@ -58,7 +63,13 @@ class IdMap:
         return self.ids.dtype == pl.String
 
     def index(self, ids: Ids) -> np.ndarray:
-        """Indices of ids, int64 `[n]`; -1 for an id this map does not hold.
+        """Look up ids.
+
+        Args:
+            ids: Integers, strings, or both.
+
+        Returns:
+            Indices, int64 `[n]`; -1 for an id that the map does not hold.
 
         Raises:
             DataError: The values are neither whole numbers nor text.
@@ -67,9 +78,9 @@ class IdMap:
             return np.empty(0, dtype=np.int64)
         try:
             values = ids if isinstance(ids, pl.Series) else pl.Series("id", list(ids))
-        except TypeError:  # numbers and text in one list: each is looked up as it is
+        except (TypeError, UnicodeEncodeError):  # numbers and text in one list, or text that is no Unicode
             return np.array([self._positions.get(v, -1) for v in ids], dtype=np.int64)
-        # A number beyond 64 bits becomes null, which no map holds.
+        # An integer of more than 64 bits becomes null, which no map holds.
         values = values.cast(pl.Int64, strict=False) if values.dtype.is_integer() else _normal(values)
         if values.dtype != self.ids.dtype:
             return np.full(len(values), -1, dtype=np.int64)
@@ -78,30 +89,36 @@ class IdMap:
         found = values.rename("id").to_frame().join(self._frame, on="id", how="left", maintain_order="left")
         return found["index"].fill_null(-1).to_numpy(writable=True)
 
+    def position(self, one: str | int) -> int:
+        """The index of one id; -1 if the map does not hold it."""
+        return self._positions.get(one, -1)
+
     def require(self, ids: Ids, what: str) -> np.ndarray:
-        """Like `index`, but an unknown id is an error.
+        """Look up ids like `index`; an unknown id is an error.
 
         Args:
-            ids: Ids as they came with the data.
+            ids: Integers, strings, or both.
             what: "user" or "item", for the message.
 
         Raises:
-            UnknownId: An id is not in the map; the message lists the first five.
+            UnknownId: Ids are not in the map; the message counts them and lists the first five.
         """
         index = self.index(ids)
         if (index < 0).any():
             given = list(ids)
-            unknown = [given[i] for i in np.flatnonzero(index < 0)[:5]]
+            missing = np.flatnonzero(index < 0)
+            unknown = [given[i] for i in missing[:5]]
+            several = f"{len(missing):,} unknown {what}s: {', '.join(map(repr, unknown))}{', ...' * (len(missing) > 5)}"
+            listed = several if len(missing) > 1 else f"unknown {what} {unknown[0]!r}"
             kind = "text" if self.is_text else "whole numbers"
             example = self.ids[0] if len(self) else "none"
             raise UnknownId(
-                f"unknown {what} {', '.join(map(repr, unknown))}: not among the {len(self)} {what}s "
-                f"(ids here are {kind}, for example {example!r})"
+                f"{listed}: not among the {len(self)} {what}s (ids here are {kind}, for example {example!r})"
             )
         return index
 
     def parse(self, text: str) -> str | int:
-        """An id typed on a command line or in a URL, in the type of this map's ids."""
+        """Convert text, such as a command line argument, to the type of the ids; text that is no number stays text."""
         if self.is_text:
             return text
         try:
@@ -125,7 +142,52 @@ def _normal(values: pl.Series) -> pl.Series:
         try:
             return values.cast(pl.Int64)
         except pl.exceptions.InvalidOperationError:
-            raise DataError(f"ids up to {values.max()!r} do not fit 64 bits; read them as text") from None
+            raise DataError(f"ids up to {values.max()!r} do not fit in 64 bits; convert them to text") from None
     if values.dtype in (pl.Categorical, pl.Enum):
         return values.cast(pl.String)
     raise DataError(f"ids must be whole numbers or text, not {values.dtype}")
+
+
+def index_interactions(interactions: pl.DataFrame, rating_scale: tuple[float, float] | None) -> dict[str, Any]:
+    """Index interactions: the fields of a `Dataset` that come from them, ordered by user, time and input order.
+
+    Args:
+        interactions: `user_id`, `item_id` and optionally `rating`, `timestamp`, `weight`.
+        rating_scale: Lowest and highest possible rating. Defaults to the lowest and highest rating in the data.
+
+    Raises:
+        DataError: There are no rows.
+    """
+    if interactions.is_empty():
+        raise DataError("the table holds no interactions; at least one row is needed")
+    users, items = IdMap.build(interactions["user_id"]), IdMap.build(interactions["item_id"])
+    user = users.index(interactions["user_id"]).astype(np.int32)
+    item = items.index(interactions["item_id"]).astype(np.int32)
+    types = {"rating": np.float32, "timestamp": np.int64, "weight": np.float32}
+    columns = {
+        name: interactions[name].to_numpy().astype(dtype) if name in interactions.columns else None
+        for name, dtype in types.items()
+    }
+    rating, timestamp = columns["rating"], columns["timestamp"]
+    if rating is not None and rating_scale is None:
+        rating_scale = (float(rating.min()), float(rating.max()))
+    order = np.lexsort((user,) if timestamp is None else (timestamp, user))
+    return {
+        "users": users,
+        "items": items,
+        "user": user[order],
+        "item": item[order],
+        "rating_scale": rating_scale,
+    } | {name: None if column is None else column[order] for name, column in columns.items()}
+
+
+def fingerprint_of(maps: Sequence[IdMap], columns: Mapping[str, np.ndarray | None]) -> str:
+    """A hash of ids and rows, 16 hex digits."""
+    digest = hashlib.sha256()
+    for ids in maps:
+        digest.update(json.dumps(ids.ids.to_list()).encode())
+    for name, column in columns.items():
+        digest.update(name.encode())
+        if column is not None:
+            digest.update(np.ascontiguousarray(column).data)
+    return digest.hexdigest()[:16]

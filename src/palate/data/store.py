@@ -1,12 +1,12 @@
-"""A Dataset as a folder of plain arrays, opened by memory map: it takes memory only where it is read.
+"""Save a Dataset as a folder of plain arrays, and open it by memory map, so that only what is read takes memory.
 
     FOLDER/dataset.json                    format, rows, rating scale, notes
     FOLDER/user.npy item.npy ...           one array for each column, in the dataset's order
     FOLDER/users.parquet items.parquet     the ids, in index order
-    FOLDER/user_table.parquet ...          side tables, where there are any
-    FOLDER/history/                        the history, a folder like this one, where there is one
+    FOLDER/user_table.parquet ...          side tables, if there are any
+    FOLDER/history/                        the history, a folder of the same form, if there is one
 
-A folder is written beside its place and then renamed, so a failure leaves what was there before.
+A folder is written under a temporary name and then renamed, so a failure leaves an existing folder unchanged.
 """
 
 from __future__ import annotations
@@ -22,34 +22,39 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from palate.data.blocks import DTYPES, Block, sort_blocks
 from palate.data.dataset import Dataset
+from palate.data.external_sort import DTYPES, Block, sort_blocks
 from palate.data.ids import IdMap
+from palate.data.queries import Events
 from palate.errors import ArtifactError, DataError
 
 FORMAT = 1
 
 
 def save_dataset(data: Dataset, folder: str | Path) -> None:
-    """Write a dataset to a folder, in place of a dataset that is there.
+    """Write a data set to a folder; an existing data set is replaced.
+
+    Args:
+        data: The data set.
+        folder: Path of the folder.
 
     Raises:
-        ArtifactError: The folder holds something else, or cannot be written (what was there is left as it was).
+        ArtifactError: The folder holds something else, or cannot be written (it is then unchanged).
     """
-    with _replacing(Path(folder)) as new:
+    with _replace_folder(Path(folder)) as new:
         _write(data, new)
 
 
 def open_dataset(folder: str | Path, mmap: bool = True) -> Dataset:
-    """The dataset of a folder.
+    """Open the data set of a folder.
 
     Args:
-        folder: What `save_dataset` or `write_blocks` wrote.
-        mmap: Whether arrays stay on disk until they are read; else all is read now. Mapped arrays are private copies on
-            write: nothing done to them reaches the disk.
+        folder: Written by `save_dataset` or `write_blocks`.
+        mmap: Whether arrays stay on disk until they are read. Mapped arrays are copied on write: changes never reach
+            the disk.
 
     Raises:
-        ArtifactError: A file is missing, cut short, edited, or of a newer format.
+        ArtifactError: A file is missing, truncated or edited, or has a newer format.
     """
     folder = Path(folder)
     try:
@@ -57,11 +62,11 @@ def open_dataset(folder: str | Path, mmap: bool = True) -> Dataset:
         if about["format"] != FORMAT:
             raise ArtifactError(
                 f"{folder} has format {about['format']}, this version of palate reads {FORMAT}; "
-                "use the version that wrote it, or write it anew"
+                "use the version that wrote it, or write it again"
             )
         return _read(folder, about, mmap)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
-        raise ArtifactError(f"{folder} is not a whole dataset folder ({error}); write it anew") from error
+    except (OSError, EOFError, ValueError, KeyError, TypeError, DataError, pl.exceptions.PolarsError) as error:
+        raise ArtifactError(f"{folder} is not a complete data set folder ({error}); write it again") from error
 
 
 def write_blocks(
@@ -75,39 +80,39 @@ def write_blocks(
     rating_scale: tuple[float, float] | None = None,
     notes: tuple[str, ...] = (),
 ) -> Dataset:
-    """Build a dataset on disk from blocks, with no more than a few of them in memory. Its ids are 0..n-1.
+    """Build a data set on disk from blocks, with only a few of them in memory. Its ids are 0..n-1.
 
     Args:
-        folder: Where to; in place of a dataset that is there.
+        folder: Path of the folder; an existing data set is replaced.
         blocks: Read once. Each is a mapping of arrays of equal length, or a tuple of them in this order: `user`, `item`
-            (from 0 to below `n_users`, `n_items`) and, in every block or in none, `rating`, `timestamp` (seconds),
+            (indices below `n_users`, `n_items`) and, in every block or in none, `rating`, `timestamp` (seconds),
             `weight`.
-        n_users, n_items: How many there are.
+        n_users, n_items: Number of users and items.
         item_table, user_table: As in `Dataset`: a row for each index, `item_id` / `user_id` first.
-        rating_scale: Default: lowest and highest rating met.
-        notes: Carried along.
+        rating_scale: Lowest and highest possible rating. Defaults to the lowest and highest rating in the blocks.
+        notes: Kept in `Dataset.notes`.
 
     Returns:
-        The dataset, opened by memory map.
+        The data set, opened by memory map.
 
     Raises:
         ArtifactError: The folder holds something else, or cannot be written.
-        DataError: A block does not hold what it should, or there are no rows.
+        DataError: A block has faults, or there are no rows.
     """
     for name, table, n in (("user_table", user_table, n_users), ("item_table", item_table, n_items)):
         if table is not None and len(table) != n:
-            raise DataError(f"{name} has {len(table)} rows; give one for each of the {n} indices, in their order")
-    with _replacing(Path(folder)) as new:
-        rows, columns, met = sort_blocks(blocks, new, n_users, n_items)
-        none = np.empty(0, dtype=np.int32)
+            raise DataError(f"{name} has {len(table)} rows; expected one for each of the {n} indices, in order")
+    with _replace_folder(Path(folder)) as new:
+        rows, columns, found_scale = sort_blocks(blocks, new, n_users, n_items)
+        empty = np.empty(0, dtype=np.int32)
         data = Dataset(
             users=IdMap(pl.Series("id", np.arange(n_users))),
             items=IdMap(pl.Series("id", np.arange(n_items))),
-            user=none,
-            item=none,
+            user=empty,
+            item=empty,
             item_table=item_table,
             user_table=user_table,
-            rating_scale=rating_scale or met,
+            rating_scale=rating_scale or found_scale,
             notes=notes,
         )
         _write_about(data, new, rows, columns)
@@ -115,15 +120,15 @@ def write_blocks(
 
 
 @contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A new folder to write in, which takes the place of `folder` when all went well."""
+def _replace_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder to write to, which replaces `folder` if nothing fails."""
     if folder.exists() and not (folder / "dataset.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ArtifactError(f"{folder} is there and is no dataset folder; give another place, or remove it")
+        raise ArtifactError(f"{folder} exists and is not a data set folder; choose another folder, or remove it")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         work = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
-        raise ArtifactError(f"{folder} cannot be written ({error}); give another place") from error
+        raise ArtifactError(f"{folder} cannot be written ({error}); choose another folder") from error
     try:
         new = work / "new"
         new.mkdir()
@@ -134,7 +139,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
     except OSError as error:
         if (work / "old").exists():
             (work / "old").rename(folder)
-        raise ArtifactError(f"{folder} cannot be written ({error}); what was there is as before") from error
+        raise ArtifactError(f"{folder} cannot be written ({error}); an existing data set is unchanged") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -150,7 +155,7 @@ def _write(data: Dataset, folder: Path) -> None:
 
 
 def _write_about(data: Dataset, folder: Path, rows: int, columns: list[str]) -> None:
-    """All but the arrays."""
+    """Write everything except the arrays."""
     data.users.ids.to_frame().write_parquet(folder / "users.parquet")
     data.items.ids.to_frame().write_parquet(folder / "items.parquet")
     tables = {"item_table": data.item_table, "user_table": data.user_table}
@@ -168,6 +173,7 @@ def _write_about(data: Dataset, folder: Path, rows: int, columns: list[str]) -> 
         "rating_scale": data.rating_scale,
         "kinds": [dict(data.item_kinds), dict(data.user_kinds)],
         "notes": data.notes,
+        "events": data.events.names,
     }
     (folder / "dataset.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
 
@@ -176,7 +182,7 @@ def _read(folder: Path, about: dict[str, Any], mmap: bool) -> Dataset:
     columns: dict[str, Any] = {}
     for name in about["columns"]:
         dtype = np.dtype(DTYPES[name])
-        # "c" is copy on write: torch takes no array that cannot be written to.
+        # "c" is copy on write; torch does not accept read-only arrays.
         column = np.load(folder / f"{name}.npy", mmap_mode="c" if mmap else None, allow_pickle=False)
         if column.shape != (about["rows"],) or column.dtype != dtype:
             raise ValueError(f"{name}.npy holds {column.dtype} {column.shape}, not {about['rows']} rows")
@@ -184,11 +190,11 @@ def _read(folder: Path, about: dict[str, Any], mmap: bool) -> Dataset:
     users, items = (IdMap(pl.read_parquet(folder / f"{name}.parquet")["id"]) for name in ("users", "items"))
     names = [name for name in ("user_table", "item_table") if name in about["tables"]]
     tables: dict[str, Any] = {name: pl.read_parquet(folder / f"{name}.parquet") for name in names}
-    held: list[tuple[str, Any, str]] = [("users", users, "users"), ("items", items, "items")]
-    held += [(name, table, f"{name[:4]}s") for name, table in tables.items()]
-    for name, found, what in held:
-        if len(found) != about[what]:
-            raise ValueError(f"{name}.parquet holds {len(found)} rows, not {about[what]}")
+    sizes: list[tuple[str, Any, str]] = [("users", users, "users"), ("items", items, "items")]
+    sizes += [(name, table, f"{name[:4]}s") for name, table in tables.items()]
+    for name, found, side in sizes:
+        if len(found) != about[side]:
+            raise ValueError(f"{name}.parquet holds {len(found)} rows, not {about[side]}")
     scale, kinds = about["rating_scale"], about.get("kinds", [{}, {}])
     return Dataset(
         users=users,
@@ -200,4 +206,5 @@ def _read(folder: Path, about: dict[str, Any], mmap: bool) -> Dataset:
         item_kinds=kinds[0],
         user_kinds=kinds[1],
         notes=tuple(about["notes"]),
+        events=Events.of(about.get("events", [])),
     )

@@ -1,4 +1,4 @@
-"""compare(): which of several evaluated models is better on a metric, by how much, and how sure that is."""
+"""compare(): which of several evaluated models is better on a metric, by how much, and whether that is significant."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from palate.errors import ConfigError
-from palate.evaluation.metrics import METRICS, Metric
-from palate.evaluation.result import Evaluation, aligned, sums
+from palate.evaluation.metrics import METRICS, Metric, MetricLike, metric_names, user_sums
+from palate.evaluation.result import Evaluation, aligned
 from palate.evaluation.statistics import RESAMPLES, interval, resamples, sign_flip_p
 from palate.evaluation.statistics import holm as holm_adjusted
 
@@ -20,15 +20,15 @@ ALPHA = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Two models on the same users.
+    """The difference of two models on the same users.
 
     Attributes:
-        first, second: Their names.
-        value: First's metric minus second's.
-        low, high: 95 % interval of the difference, paired bootstrap over users.
-        p: Of "no difference": paired sign-flip test on what each user adds to the metric.
+        first, second: Names of the models.
+        value: Metric of the first minus metric of the second.
+        low, high: 95 % interval of the difference: paired bootstrap over users, not adjusted for several comparisons.
+        p: p value of the paired sign-flip test (`palate.evaluation.statistics.sign_flip_p`, which assumes symmetry).
         holm: p, adjusted for all comparisons made together (Holm 1979).
-        verdict: In words; a difference counts where `holm` is below 0.05.
+        verdict: In words. A difference is significant if `holm` is below 0.05, whatever the interval says.
     """
 
     first: str
@@ -40,6 +40,11 @@ class Difference:
     holm: float
     verdict: str
 
+    @property
+    def significant(self) -> bool:
+        """Whether the adjusted p value is below 0.05."""
+        return self.holm < ALPHA and self.value != 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -48,7 +53,7 @@ class Comparison:
     Attributes:
         metric: For example ndcg@10.
         part: The slice, for example "all".
-        n: Users compared.
+        n: Number of users compared.
         differences: One for each pair.
     """
 
@@ -78,38 +83,39 @@ class Comparison:
 
 
 def compare(
-    evaluations: Mapping[str, Evaluation], metric: str, baseline: str | None = None, part: str = "all"
+    evaluations: Mapping[str, Evaluation], metric: MetricLike, baseline: str | None = None, part: str = "all"
 ) -> Comparison:
     """Compare models pair by pair on the users they share.
 
     Args:
-        evaluations: Name -> evaluation; two or more, under one protocol.
-        metric: A metric with a value for each user; rmse and mae are compared as pooled over all ratings.
-        baseline: Compare every other model with this one; default: every pair.
+        evaluations: Name -> evaluation; two or more, under the same protocol.
+        metric: Name or function of a metric with a value for each user; RMSE and MAE are compared over all ratings.
+        baseline: Compare every other model with this one. Defaults to every pair.
         part: The slice.
 
     Raises:
-        ConfigError: Fewer than two models, different protocols, or a metric, slice or baseline that is not there.
+        ConfigError: Fewer than two models, different protocols, or a metric, slice or baseline that does not exist.
     """
+    (metric,) = metric_names([metric])
     kind = _check(evaluations, metric, baseline, part)
     names = list(evaluations)
     pairs = list(combinations(names, 2)) if baseline is None else [(n, baseline) for n in names if n != baseline]
-    any_one = next(iter(evaluations.values()))
-    seed = any_one.protocol.seed
-    added = {name: sums(e.slices[part].values[metric], e.slices[part].ratings, kind) for name, e in evaluations.items()}
-    shared = np.all([weight > 0 for _, weight in added.values()], axis=0)
-    parts = np.stack([added[name][0][shared] for name in names], axis=1)
-    weight = added[names[0]][1][shared]
+    seed = next(iter(evaluations.values())).protocol.seed
+    slices = {name: e.slices[part] for name, e in evaluations.items()}
+    sums = {name: user_sums(one.values[metric], one.weights, kind) for name, one in slices.items()}
+    shared = np.all([weight > 0 for _, weight in sums.values()], axis=0)
+    parts = np.stack([sums[name][0][shared] for name in names], axis=1)
+    weight = sums[names[0]][1][shared]
     values = _pooled(parts.sum(0), weight.sum(), kind)
     draws = np.concatenate(
         [_pooled(drawn @ parts, (drawn @ weight)[:, None], kind) for drawn in resamples(len(weight), seed, RESAMPLES)]
     )
-    at = {name: i for i, name in enumerate(names)}
-    p = [sign_flip_p(parts[:, at[a]] - parts[:, at[b]], seed) for a, b in pairs]
+    column = {name: i for i, name in enumerate(names)}
+    p = [sign_flip_p(parts[:, column[a]] - parts[:, column[b]], seed) for a, b in pairs]
     found = []
     for (a, b), raw, adjusted in zip(pairs, p, holm_adjusted(p), strict=True):
-        low, high = interval(draws[:, at[a]] - draws[:, at[b]])
-        value = float(values[at[a]] - values[at[b]])
+        low, high = interval(draws[:, column[a]] - draws[:, column[b]], len(weight))
+        value = float(values[column[a]] - values[column[b]])
         words = _verdict(a, b, metric, kind, (value, low, high), adjusted)
         found.append(
             Difference(first=a, second=b, value=value, low=low, high=high, p=raw, holm=adjusted, verdict=words)
@@ -117,28 +123,38 @@ def compare(
     return Comparison(metric=metric, part=part, n=int(shared.sum()), differences=tuple(found))
 
 
+def better_of(difference: Difference, metric: str) -> str | None:
+    """The better one of two models; None if the difference is not significant or the metric has no better direction."""
+    better = METRICS[metric.partition("@")[0]].better
+    if not difference.significant or better is None:
+        return None
+    return difference.first if (difference.value > 0) == (better == "higher") else difference.second
+
+
 def _check(evaluations: Mapping[str, Evaluation], metric: str, baseline: str | None, part: str) -> Metric:
     if len(evaluations) < 2:
-        raise ConfigError(f"a comparison needs two evaluations or more, not {len(evaluations)}")
+        raise ConfigError(f"a comparison needs at least two evaluations, and got {len(evaluations)}")
     hashes = {name: e.protocol.hash for name, e in evaluations.items()}
     if len(set(hashes.values())) > 1:
-        told = ", ".join(f"{name} {value}" for name, value in hashes.items())
+        listed = ", ".join(f"{name} {value}" for name, value in hashes.items())
         raise ConfigError(
-            f"these evaluations were made under different protocols and cannot be compared ({told}); "
+            f"these evaluations were made under different protocols and cannot be compared ({listed}); "
             "evaluate all models on the same part with the same metrics, candidates and seed"
         )
     if baseline is not None and baseline not in evaluations:
-        raise ConfigError(f"the baseline {baseline!r} is not among {', '.join(evaluations)}")
+        raise ConfigError(f"there is no evaluation of the baseline {baseline!r}; choose from {', '.join(evaluations)}")
     kind = METRICS.get(metric.partition("@")[0])
-    if kind is not None and kind.of == "catalogue":
+    if kind is not None and kind.source == "catalogue":
         raise ConfigError(
-            f"{metric} belongs to all lists together, not to users: it has an interval but no paired test"
+            f"{metric} is a property of all lists together and has no value for each user, so there is no paired test; "
+            "compare its intervals"
         )
     lacking = [name for name, e in evaluations.items() if metric not in e.slices.get(part, e.slices["all"]).values]
     if kind is None or lacking:
         raise ConfigError(f"{metric!r} was not measured for {', '.join(lacking or evaluations)}")
     if any(part not in e.slices for e in evaluations.values()):
-        raise ConfigError(f"there is no slice {part!r}; there is {', '.join(next(iter(evaluations.values())).slices)}")
+        known = ", ".join(next(iter(evaluations.values())).slices)
+        raise ConfigError(f"there is no slice {part!r}; choose from {known}")
     return kind
 
 
@@ -146,15 +162,25 @@ def _pooled(part: np.ndarray, weight: np.ndarray | float, kind: Metric) -> np.nd
     return np.asarray((part / weight) ** (1 / kind.power))
 
 
-def _verdict(a: str, b: str, metric: str, kind: Metric, difference: tuple[float, float, float], holm: float) -> str:
+def _verdict(a: str, b: str, metric: str, kind: Metric, difference: tuple[float, float, float], p: float) -> str:
+    """One sentence, which says so if interval and test disagree: the test decides."""
     value, low, high = difference
-    if holm >= ALPHA or value == 0:
-        return f"no difference between {a} and {b} is shown on {metric} ({value:+.4f}, 95 % {low:+.4f} to {high:+.4f})"
+    if p >= ALPHA or value == 0:
+        odd = "; the interval excludes 0, but the adjusted p value decides" if low * high > 0 else ""
+        return (
+            f"no significant difference between {a} and {b} on {metric}: {value:+.4f} "
+            f"(95 % interval {low:+.4f} to {high:+.4f}, adjusted p = {p:.3f}{odd})"
+        )
     if kind.better is None:
-        more, less = (a, b) if value > 0 else (b, a)
-        verb = "is above"
+        first, verb = value > 0, "has a higher value than"
     else:
-        more, less = (a, b) if (value > 0) == (kind.better == "higher") else (b, a)
-        verb = "beats"
-    ends = sorted((abs(low), abs(high))) if low * high > 0 else [low, high] if value > 0 else [-high, -low]
-    return f"{more} {verb} {less} by {abs(value):.4f} {metric} (95 % {ends[0]:.4f} to {ends[1]:.4f})"
+        first, verb = (value > 0) == (kind.better == "higher"), "is better than"
+    winner, loser = (a, b) if first else (b, a)
+    # The difference as a positive number, in favour of the one that is named first.
+    ends = (low, high) if value > 0 else (-high, -low)
+    odd = "; the interval includes 0, but the adjusted p value decides" if low * high <= 0 else ""
+    p_words = f"adjusted p {f'= {p:.3f}' if p >= 0.001 else '< 0.001'}"
+    return (
+        f"{winner} {verb} {loser} on {metric} by {abs(value):.4f} "
+        f"(95 % interval {ends[0]:.4f} to {ends[1]:.4f}, {p_words}{odd})"
+    )

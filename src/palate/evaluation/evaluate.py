@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -13,79 +13,75 @@ from torch import Tensor
 from palate.data.dataset import Dataset
 from palate.data.ragged import Ragged
 from palate.errors import DataError
-from palate.evaluation.conditions import conditions, task
-from palate.evaluation.estimates import all_slices, catalogue_estimates
-from palate.evaluation.measure import ROUTES, Measured, measure
-from palate.evaluation.protocol import Protocol
-from palate.evaluation.result import Estimate, Evaluation, Slice
+from palate.evaluation.measure import build_task, measure, routes
+from palate.evaluation.metrics import MetricLike
+from palate.evaluation.protocol import Protocol, complete_protocol
+from palate.evaluation.result import Estimate, Evaluation, Slice, estimate_catalogue, reader_notes, slice_results
 from palate.evaluation.validate import Validator
+from palate.models.base import Model
 
-__all__ = ["Estimate", "Evaluation", "Slice", "Validator", "evaluate"]
+__all__ = ["Estimate", "Evaluation", "MetricLike", "Slice", "Validator", "evaluate"]
 
 
 def evaluate(
-    model: Any,
+    model: Model,
     part: Dataset,
-    metrics: Sequence[str] | None = None,
+    metrics: Sequence[MetricLike] | None = None,
     *,
-    candidates: Literal["full", "uni99"] | Ragged | None = None,
+    candidates: Literal["full", "warm", "new", "uni99"] | Ragged | None = None,
     protocol: Protocol | None = None,
     item_vectors: Tensor | None = None,
     name: str | None = None,
     fit_seconds: float | None = None,
     block: int | None = None,
 ) -> Evaluation:
-    """Judge a fitted model on a held-out part.
+    """Evaluate a fitted model on a held-out part.
 
-    Lists are judged on the users with at least one target, ratings on all rows. New items count as targets that are
-    never found; new users are answered by the model if it can and by popularity if not.
+    List metrics are computed over the users with at least one target, rating metrics over all rows. New items are
+    targets that no list can hold, unless the model can score new items. New users are answered by the model if it can,
+    and by popularity otherwise.
 
     Args:
-        model: A `palate.models.base.Model`.
+        model: A fitted model.
         part: The valid or test part of a split.
-        metrics: Names such as ndcg@10; default: the protocol's.
-        candidates: What competes with the targets; a row of items for each user of `part` stands for lists from outside
-            (see `protocol.given_candidates`; the targets are always added). Default: the protocol's.
-        protocol: The conditions; default `Protocol()`. What depends on data is filled in.
-        item_vectors: `[n_items, D]`, what diversity judges by (`ranked.tag_vectors`); default: who had the items.
-        name: The model's, for tables; default its class's.
-        fit_seconds: How long training took, for tables.
-        block: Users asked about at once; the result does not depend on it.
+        metrics: Names such as ndcg@10, and functions (see `metric_names`). Defaults to those of the protocol.
+        candidates: The items that compete with the targets, as in `Protocol`; or predefined lists, one row of items for
+            each user of `part` (see `protocol.given_candidates`), to which the targets are added. Defaults to those of
+            the protocol.
+        protocol: The protocol; what depends on the data is set here. Defaults to `Protocol()`.
+        item_vectors: Vectors whose cosine is the similarity of two items for diversity, `[n_items, D]`, for example of
+            `ranked.tag_vectors`. Defaults to a sketch of the items' users.
+        name: Name of the model in tables. Defaults to the name of its class.
+        fit_seconds: Training time, for tables.
+        block: Users scored at once; does not change the result.
 
     Raises:
-        DataError: The part has no rows, no history, or no relevant rows.
-        CannotAnswer: None of the metrics can be had from this model and part.
+        DataError: The part has no rows, no history or no targets.
+        CannotAnswer: None of the metrics is available for this model and part.
         ConfigError: A metric is unknown.
-        TrainingError: The model gives scores that are not finite.
+        TrainingError: The model returns scores that are not finite.
     """
-    how, given = conditions(protocol or Protocol(), part, metrics, candidates, item_vectors)
-    asked = task(model, part, how, given, item_vectors)
+    protocol, lists = complete_protocol(protocol or Protocol(), part, metrics, candidates, item_vectors)
+    task = build_task(model, part, protocol, lists, item_vectors)
     users = part.active_users
     start = time.perf_counter()
-    measured = measure(asked, users, block)
+    measured = measure(task, users, block)
     seconds = {"predict": time.perf_counter() - start} | ({} if fit_seconds is None else {"fit": fit_seconds})
-    if asked.k and not len(measured.listed):
-        raise DataError(f"no row of the part has a rating of {how.min_rating} or more, so there is nothing to find")
-    found = all_slices(asked, users, measured)
-    every = found["all"].estimates | catalogue_estimates(asked, measured)
-    found["all"] = replace(found["all"], estimates={n: every[n] for n in asked.wanted if n in every})
-    longest = max((asked.wanted[n][1] or 0 for n in asked.names("catalogue")), default=asked.k)
+    if task.k and not len(measured.listed):
+        raise DataError(f"min_rating = {protocol.min_rating or 0:g}: no row of the part has such a rating; lower it")
+    found = slice_results(task, users, measured)
+    estimates = found["all"].estimates | estimate_catalogue(task, measured)
+    found["all"] = replace(found["all"], estimates={n: estimates[n] for n in task.wanted if n in estimates})
+    longest = max((task.wanted[n][1] or 0 for n in task.names("catalogue")), default=task.k)
     listed = measured.listed[:, :longest].numpy()
     return Evaluation(
         model=name or type(model).__name__,
-        protocol=how,
+        protocol=protocol,
         users=part.users.ids[users].rename("user_id"),
         slices=found,
-        routes={route: int(n) / len(users) for route, n in zip(ROUTES, measured.routes, strict=True)},
-        exposure=np.bincount(listed[listed >= 0], minlength=asked.model.spec.n_items),
-        popularity=asked.model.fallback.popularity.long().numpy(),
+        routes=routes(task, measured),
+        exposure=np.bincount(listed[listed >= 0], minlength=task.model.spec.n_items),
+        popularity=task.model.fallback.popularity.long().numpy(),
         seconds=seconds,
-        notes=_notes(measured),
+        notes=reader_notes(task, measured, found, asked=protocol.metrics if metrics else ()),
     )
-
-
-def _notes(measured: Measured) -> tuple[str, ...]:
-    if not measured.unreachable:
-        return ()
-    share = f"{measured.unreachable:,} of {measured.targets:,} targets"
-    return (f"{share} count as never found: new to the model, or already seen and so kept out of the lists",)

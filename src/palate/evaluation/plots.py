@@ -1,6 +1,6 @@
-"""Pictures of evaluations as PNG bytes: metric bars, learning curves, what is recommended how often.
+"""Plots of evaluations as PNG bytes: metric bars, learning curves, concentration of the recommendations.
 
-Needs matplotlib, the `plots` extra, which is imported only when a picture is made.
+Plots need matplotlib (the extra `plots`), which is imported only when a plot is drawn.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,24 @@ import numpy as np
 from palate.errors import MissingExtra
 from palate.evaluation.metrics import METRICS
 from palate.evaluation.result import Evaluation, number
-from palate.training.loop import Epoch
+from palate.training.train_run import Epoch, best_epoch
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#5F5F5F")
-"""Okabe and Ito's palette without its yellow, told apart with any colour vision; two more at the end."""
+"""The palette of Okabe and Ito, which suits any colour vision, without its yellow; and two more colours."""
 DASHES = ("-", "--", "-.", ":")
 INK, PALE = "#333333", "#9A9A9A"
 
 
 def metric_bars(evaluations: Mapping[str, Evaluation], metrics: Sequence[str]) -> bytes:
-    """One panel for each metric, one bar with its 95 % interval for each model that has it; models best first."""
+    """One panel for each metric: a bar and its 95 % interval for each model that has it, the first model on top.
+
+    Args:
+        evaluations: The evaluation of each model, by its name.
+        metrics: The metrics to show, in order.
+
+    Returns:
+        The picture as PNG.
+    """
     names = list(evaluations)
     across = min(len(metrics), 3)
     down = math.ceil(len(metrics) / across)
@@ -48,28 +57,26 @@ def metric_bars(evaluations: Mapping[str, Evaluation], metrics: Sequence[str]) -
         axis.margins(x=0.28)
         axis.set_xlim(left=0)
         axis.xaxis.set_major_locator(_locator(4))
-        axis.set_title(_titled(metric), fontsize=10, loc="left")
+        axis.set_title(_title(metric), fontsize=10, loc="left")
     return to_png(figure, axes, len(metrics))
 
 
 def learning_curves(records: Mapping[str, Sequence[Epoch]]) -> bytes:
-    """For each model its loss on train and valid, and beside it the metric on valid; the chosen epoch is marked."""
-    shown = {name: epochs for name, epochs in records.items() if epochs}
-    figure, axes = panels(2, len(shown), 4.8, 2.6)
-    for row, (name, epochs) in enumerate(shown.items()):
+    """Training and validation loss by epoch and, beside them, the validation metric; the chosen epoch is marked.
+
+    Args:
+        records: Epochs of each model. A model that trains others (a blend) gets a row of panels for each member.
+    """
+    runs = training_runs(records)
+    figure, axes = panels(2, len(runs), 4.8, 2.6)
+    for row, (name, epochs) in enumerate(runs.items()):
         left, right = axes[2 * row], axes[2 * row + 1]
-        x = [e.epoch for e in epochs]
-        left.plot(x, [e.loss for e in epochs], color=COLOURS[0], marker="o", markersize=3, label="train")
-        if any("loss" in e.valid for e in epochs):
-            valid = [e.valid.get("loss", math.nan) for e in epochs]
-            left.plot(x, valid, color=COLOURS[1], marker="s", markersize=3, linestyle="--", label="valid")
-        left.set_title(f"{name}: loss", fontsize=10, loc="left")
+        _loss_curves(left, name, epochs)
         metrics = [m for m in epochs[-1].valid if m != "loss"]
         for place, metric in enumerate(metrics):
-            y = [e.valid.get(metric, math.nan) for e in epochs]
-            right.plot(x, y, color=COLOURS[1 + place], marker="s", markersize=3, linestyle="--", label="valid")
-        right.set_title(f"{name}: {', '.join(metrics) or 'no metric on valid'}", fontsize=10, loc="left")
-        best = chosen_epoch(epochs)
+            _curve(right, epochs, [e.valid.get(metric, math.nan) for e in epochs], 1 + place, "valid")
+        right.set_title(f"{name}: {', '.join(metrics) or 'no validation metric'}", fontsize=10, loc="left")
+        best = best_epoch(epochs)
         for axis in (left, right):
             axis.set_xlabel("epoch", fontsize=9)
             axis.xaxis.set_major_locator(_locator(8, integer=True))
@@ -78,11 +85,35 @@ def learning_curves(records: Mapping[str, Sequence[Epoch]]) -> bytes:
                 axis.axvline(best.epoch, color=INK, linewidth=1, linestyle=":", label=f"chosen: {best.epoch}")
             if axis.get_legend_handles_labels()[0]:
                 axis.legend(fontsize=8, frameon=False)
-    return to_png(figure, axes, 2 * len(shown))
+    return to_png(figure, axes, 2 * len(runs))
+
+
+def training_runs(records: Mapping[str, Sequence[Epoch]]) -> dict[str, list[Epoch]]:
+    """The epochs of each training run: of each model or, if a model trains others (a blend), of each of its members."""
+    return {
+        f"{name}, {member}" if member else name: [e for e in epochs if e.member == member]
+        for name, epochs in records.items()
+        for member in dict.fromkeys(e.member for e in epochs)
+    }
+
+
+def _loss_curves(axis: Any, name: str, epochs: Sequence[Epoch]) -> None:
+    """Training and validation loss on one axis: both are the quantity that the axis is labelled with."""
+    _curve(axis, epochs, [e.loss for e in epochs], 0, "train")
+    if any("loss" in e.valid for e in epochs):
+        _curve(axis, epochs, [e.valid.get("loss", math.nan) for e in epochs], 1, "valid")
+    axis.set_title(f"{name}: loss", fontsize=10, loc="left")
+    axis.set_ylabel("\n".join(wrap(epochs[-1].loss_name, 32)), fontsize=9)
+
+
+def _curve(axis: Any, epochs: Sequence[Epoch], values: Sequence[float], colour: int, label: str) -> None:
+    marker, line = ("o", "-") if label == "train" else ("s", "--")
+    x = [e.epoch for e in epochs]
+    axis.plot(x, values, color=COLOURS[colour], marker=marker, markersize=3, linestyle=line, label=label)
 
 
 def concentration(evaluations: Mapping[str, Evaluation]) -> bytes:
-    """Which share of all recommendations goes to which share of the catalogue, most recommended items first."""
+    """The share of all recommendations that the most recommended items get, by their share of the catalogue."""
     figure, axes = panels(1, 1, 6.4, 4.2)
     axis = axes[0]
     first = next(iter(evaluations.values()))
@@ -92,7 +123,7 @@ def concentration(evaluations: Mapping[str, Evaluation]) -> bytes:
         x, y = _cumulative(evaluation.exposure)
         style = DASHES[place // len(COLOURS) % len(DASHES)]
         axis.plot(x, y, color=COLOURS[place % len(COLOURS)], linewidth=1.6, linestyle=style, label=name)
-    axis.plot(x, x, color=PALE, linewidth=0.8, linestyle=":", label="all items alike")
+    axis.plot(x, x, color=PALE, linewidth=0.8, linestyle=":", label="all items equally")
     axis.set_xscale("log")
     for side in (axis.xaxis, axis.yaxis):
         side.set_major_formatter(lambda value, _: f"{100 * value:g} %")
@@ -105,17 +136,12 @@ def concentration(evaluations: Mapping[str, Evaluation]) -> bytes:
     return to_png(figure, axes, 1)
 
 
-def chosen_epoch(epochs: Sequence[Epoch]) -> Epoch | None:
-    """The epoch whose weights were kept: the last one that was the best so far; None where nothing chose."""
-    return next((e for e in reversed(epochs) if e.best), None)
-
-
 def _cumulative(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ordered = np.sort(counts)[::-1].astype(np.float64)
     return np.arange(1, len(ordered) + 1) / len(ordered), np.cumsum(ordered) / max(ordered.sum(), 1.0)
 
 
-def _titled(metric: str) -> str:
+def _title(metric: str) -> str:
     better = METRICS[metric.partition("@")[0]].better
     return metric + (f" ({better} is better)" if better else "")
 
@@ -124,8 +150,8 @@ def panels(across: int, down: int, width: float, height: float) -> tuple[Any, li
     """A figure and its panels, row by row.
 
     Args:
-        across, down: How many panels.
-        width, height: Of each, in inches.
+        across, down: Number of panels.
+        width, height: Size of a panel, in inches.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -145,13 +171,13 @@ def _locator(count: int, integer: bool = False) -> Any:
 
 
 def to_png(figure: Any, axes: Sequence[Any], used: int) -> bytes:
-    """The figure as a PNG; panels after the first `used` are left empty."""
+    """The figure as a PNG; panels after the first `used` are hidden."""
     for axis in axes[used:]:
         axis.set_visible(False)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8, colors=INK)
     out = io.BytesIO()
-    # No software name and no date in the file: equal data, equal bytes.
+    # No software name and no date in the file, so that equal data give equal bytes.
     figure.savefig(out, format="png", dpi=130, metadata={"Software": None})
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""Blocks of a report and their two renderings: Markdown, and HTML that needs nothing else."""
+"""Blocks of a report, rendered as Markdown or as a self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class Text:
 
 @dataclass(frozen=True)
 class Heading:
-    """A section begins."""
+    """The heading of a section."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Points:
-    """A list."""
+    """A bulleted list."""
 
     lines: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of text; the first column is of words, the others of numbers; `best` are printed bold."""
+    """A table of texts: the first column is aligned left, the others right; each (row, column) in `best` is bold."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -42,7 +42,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG and what it shows, in words."""
+    """A PNG and a text that says what it shows."""
 
     name: str
     alt: str
@@ -53,7 +53,7 @@ Block = Text | Heading | Points | Table | Picture
 
 
 def markdown(title: str, blocks: Sequence[Block]) -> str:
-    """As Markdown; pictures are named, not held."""
+    """As Markdown, which refers to pictures by file name."""
     lines = [f"# {_md(title)}"]
     for block in blocks:
         if isinstance(block, Heading):
@@ -75,7 +75,7 @@ def markdown(title: str, blocks: Sequence[Block]) -> str:
 
 
 def page(title: str, blocks: Sequence[Block]) -> str:
-    """As one HTML file that needs nothing else; every text is escaped."""
+    """As one self-contained HTML file; all text is escaped."""
     parts = []
     for block in blocks:
         if isinstance(block, Heading):
@@ -112,14 +112,14 @@ STYLE = (
 
 
 def write(folder: Path, name: str, title: str, blocks: Sequence[Block], whole_page: bool = True) -> Path:
-    """Write `NAME.md`, the pictures it names and, as one file that needs nothing else, `NAME.html`.
+    """Write `NAME.md`, its pictures and, as one self-contained file, `NAME.html`.
 
     Args:
-        folder: Made where it is not there.
-        name: Of the files.
-        title: Heading.
-        blocks: The content.
-        whole_page: Whether to write the HTML too.
+        folder: The folder; created if it does not exist.
+        name: Name of the files.
+        title: Heading of the report.
+        blocks: Content of the report.
+        whole_page: Whether to write the HTML file too.
 
     Returns:
         The Markdown file.
@@ -145,6 +145,6 @@ def _cells(table: Table, row: int) -> str:
 
 
 def _md(text: str) -> str:
-    """Text that Markdown leaves alone."""
+    """Text with the characters escaped that Markdown would interpret."""
     one_line = " ".join(text.split())
     return re.sub(r"([\\`*\[\]<>|#]|(?<!\w)_|_(?!\w))", r"\\\1", one_line)

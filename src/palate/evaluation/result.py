@@ -1,9 +1,9 @@
-"""Evaluation: what `evaluate` found: values of each user, means with intervals, slices, routes; JSON-able."""
+"""Evaluation: the result of `evaluate`: values of each user, means with intervals, slices, routes; JSON-able."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,22 +12,24 @@ import polars as pl
 
 from palate.config import from_dict, to_dict
 from palate.errors import ConfigError
-from palate.evaluation.metrics import METRICS, Metric
+from palate.evaluation.measure import Measured, Task, slices, why_no_ratings
+from palate.evaluation.metrics import METRICS, Weights, user_sums
 from palate.evaluation.protocol import Protocol
-from palate.evaluation.statistics import bootstrap_means, interval
+from palate.evaluation.statistics import FEW_USERS, bootstrap_catalogue, bootstrap_means, interval
 
 FORMAT = 1
-"""Of `Evaluation.to_dict`; another number is refused."""
+"""Version of `Evaluation.to_dict`; other versions are refused."""
+CATALOGUE_RESAMPLES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A number with its 95 % interval.
+    """A mean with its 95 % interval.
 
     Attributes:
-        value: Over the users that have one.
-        low, high: Percentile bootstrap over users.
-        n: Users behind it.
+        value: The mean over the users that have a value.
+        low, high: Bootstrap interval over users (`palate.evaluation.statistics.interval`).
+        n: Number of users that have a value.
     """
 
     value: float
@@ -41,36 +43,39 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Slice:
-    """One kind of rows.
+    """The results on one kind of rows.
 
     Attributes:
-        rows: Rows of the part that are of this kind.
-        users: People they belong to.
-        ratings: How many predicted rows each user has, int64 `[U]`; the weights of rmse and mae.
-        values: Metric -> value of each user, float64 `[U]`, NaN for a user without one. rmse and mae: the user's own.
+        rows: Number of rows of this kind in the part.
+        users: Number of users with such rows.
+        weights: How much each user counts in the means.
+        values: Metric -> value of each user, float64 `[U]`, NaN for a user without a value. For rmse and mae: the
+            user's own RMSE and MAE.
         estimates: Metric -> mean and interval.
     """
 
     rows: int
     users: int
-    ratings: np.ndarray
+    weights: Weights
     values: dict[str, np.ndarray]
     estimates: dict[str, Estimate]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Evaluation:
-    """How one model did on one part under one protocol.
+    """The results of one model on one part under one protocol.
 
     Attributes:
-        model: Its name.
-        protocol: The conditions; results compare only under equal hashes.
-        users: Ids of the U people judged.
-        slices: "all" first; where the part holds new users or items also "warm" (neither new), "new_user", "new_item".
-        routes: Share of the people answered as a known user, by history, by popularity.
-        exposure: How many lists each item stands in, int64 `[n_items]`; lists as long as coverage and gini ask for.
+        model: Name of the model.
+        protocol: The protocol; results can be compared only if its hash is equal.
+        users: Ids of the U evaluated users.
+        slices: "all" first; if the part has new users or items also "warm" (neither is new), "new_user" and "new_item".
+        routes: Share of the users by route: known_user, history, content, popularity_within and popularity of the
+            lists; if only ratings are evaluated, `fallback` (mean ratings) instead of the two popularities.
+        exposure: Number of lists that hold each item of the catalogue, int64 `[n_items]`. Lists are as long as coverage
+            and gini ask for.
         popularity: Training interactions of each item, int64 `[n_items]`.
-        seconds: "predict", and "fit" where it was told.
+        seconds: Wall time: "predict", and "fit" if it was passed.
         notes: What a reader must know, in words.
     """
 
@@ -87,7 +92,7 @@ class Evaluation:
     def __getitem__(self, metric: str) -> Estimate:
         """The estimate over all rows."""
         if metric not in self.estimates:
-            raise ConfigError(f"{metric!r} was not measured for {self.model}; there is {', '.join(self.estimates)}")
+            raise ConfigError(f"{metric!r} was not measured for {self.model}; choose from {', '.join(self.estimates)}")
         return self.estimates[metric]
 
     @property
@@ -101,12 +106,12 @@ class Evaluation:
         return self.slices["all"].values
 
     def frame(self, part: str = "all") -> pl.DataFrame:
-        """One row for each user: `user_id` and a column for each metric of a slice; null where a user has no value."""
+        """One row for each user: `user_id` and the user's metrics on a slice; null for a user without a value."""
         columns = {name: pl.Series(name, values).fill_nan(None) for name, values in self.slices[part].values.items()}
         return pl.DataFrame({"user_id": self.users, **columns})
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values, each user's included."""
+        """As JSON-able values, including those of each user."""
         return {
             "format": FORMAT,
             "model": self.model,
@@ -123,17 +128,23 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
-        """From `to_dict`'s values.
+        """From the values of `to_dict`.
 
         Raises:
-            ConfigError: Another format, a missing key, or a hash that is not the protocol's (it was edited).
+            ConfigError: The format is another, a key is missing, or the protocol was edited (its hash differs).
         """
         if values.get("format") != FORMAT:
-            raise ConfigError(f"evaluation format {values.get('format')!r} is not {FORMAT}, the one this version reads")
+            raise ConfigError(
+                f"this evaluation has format {values.get('format')!r}, and this version reads format {FORMAT}; "
+                "evaluate again"
+            )
         try:
             protocol = Protocol.from_dict(dict(values["protocol"]))
             if values["hash"] != protocol.hash:
-                raise ConfigError(f"the protocol was edited: its hash is {protocol.hash}, not {values['hash']}")
+                raise ConfigError(
+                    f"the protocol was edited: its hash is {protocol.hash}, and the evaluation was made under "
+                    f"{values['hash']}; evaluate again"
+                )
             return cls(
                 model=values["model"],
                 protocol=protocol,
@@ -158,48 +169,109 @@ class Evaluation:
             ]
             for name, e in self.estimates.items()
         ]
-        judged = f"{self.slices['all'].rows:,} rows of {len(self.users):,} users"
-        lines = [f"{self.model}: {judged}, protocol {self.protocol.hash}"]
+        size = f"{self.slices['all'].rows:,} rows of {len(self.users):,} users"
+        lines = [f"{self.model}: {size}, protocol {self.protocol.hash}"]
         lines += ["", *aligned(["metric", "value", "95 % interval", "users", *others], rows), ""]
         lines += [f"{name}: {self.slices[name].rows:,} rows of {self.slices[name].users:,} users" for name in others]
-        lines += ["answered by " + ", ".join(f"{name} {share:.1%}" for name, share in self.routes.items() if share)]
+        lines += ["users by route: " + ", ".join(f"{name} {share:.1%}" for name, share in self.routes.items() if share)]
         lines += [", ".join(f"{seconds:.1f} s to {what}" for what, seconds in self.seconds.items()), *self.notes]
         return "\n".join(lines)
 
 
-def estimates(values: Mapping[str, np.ndarray], ratings: np.ndarray, seed: int) -> dict[str, Estimate]:
-    """Mean and interval of each metric's values over users; metrics nobody has a value of are left out."""
+def slice_results(task: Task, users: np.ndarray, measured: Measured) -> dict[str, Slice]:
+    """Values and intervals of each slice; only "all" if the part has no new users or items."""
+    found = {}
+    for kind, mask in slices(task.part, task.part.user, task.part.item, task.model.spec).items():
+        if kind == "warm" and mask.all():
+            continue
+        weights = measured.weights(kind)
+        values = {name: measured.values[kind, name] for name in task.wanted if (kind, name) in measured.values}
+        found[kind] = Slice(
+            rows=int(mask.sum()),
+            users=len(np.unique(task.part.user[mask])),
+            weights=weights,
+            values=values,
+            estimates=estimate_means(values, weights, task.protocol.seed),
+        )
+    return found
+
+
+def estimate_means(values: Mapping[str, np.ndarray], weights: Weights, seed: int) -> dict[str, Estimate]:
+    """Mean and interval of each metric over users; metrics without any value are omitted.
+
+    Args:
+        values: Metric -> value of each user, NaN for a user without a value, `[U]`.
+        weights: How much each user counts.
+        seed: Seed of the resamples.
+    """
     known = {name: column for name, column in values.items() if not np.isnan(column).all()}
     if not known:
         return {}
     kinds = [METRICS[name.partition("@")[0]] for name in known]
-    parts, weights = zip(*(sums(c, ratings, kind) for c, kind in zip(known.values(), kinds, strict=True)), strict=True)
-    part, weight = np.stack(parts, axis=1), np.stack(weights, axis=1)
+    sums = [user_sums(column, weights, kind) for column, kind in zip(known.values(), kinds, strict=True)]
+    part, weight = (np.stack(columns, axis=1) for columns in zip(*sums, strict=True))
     means, draws = part.sum(0) / weight.sum(0), bootstrap_means(part, weight, seed)
     found = {}
     for column, (name, kind) in enumerate(zip(known, kinds, strict=True)):
-        low, high = interval(draws[:, column] ** (1 / kind.power))
-        value = float(means[column] ** (1 / kind.power))
-        found[name] = Estimate(value=value, low=low, high=high, n=int((weight[:, column] > 0).sum()))
+        n = int((weight[:, column] > 0).sum())
+        low, high = interval(draws[:, column] ** (1 / kind.power), n)
+        found[name] = Estimate(value=float(means[column] ** (1 / kind.power)), low=low, high=high, n=n)
     return found
 
 
-def sums(values: np.ndarray, ratings: np.ndarray, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
-    """What each user adds to a metric's numerator and denominator; 0 and 0 where there is no value."""
-    there = ~np.isnan(values)
-    weight = np.where(there, ratings if metric.weigh else 1, 0).astype(np.float64)
-    return np.where(there, values, 0.0) ** metric.power * weight, weight
+def estimate_catalogue(task: Task, measured: Measured) -> dict[str, Estimate]:
+    """Coverage and Gini with intervals.
+
+    A resample of lists has fewer distinct lists and so covers less. The resampled values are therefore shifted to the
+    value itself, and only their spread is used; an interval of few distinct values is widened to hold the value.
+    """
+    found = {}
+    n_items = task.model.spec.n_items
+    for name in task.names("catalogue"):
+        metric, k = task.wanted[name]
+        listed = measured.listed[:, :k].numpy()
+        exposure = np.bincount(listed[listed >= 0], minlength=n_items)
+        assert metric.function is not None  # only rating metrics have none
+        value = metric.function(exposure)
+        draws = bootstrap_catalogue(listed, n_items, [metric.function], task.protocol.seed, CATALOGUE_RESAMPLES)
+        low, high = interval(np.clip(draws[:, 0] - draws.mean() + value, 0.0, 1.0), len(listed))
+        found[name] = Estimate(value=value, low=min(low, value), high=max(high, value), n=len(listed))
+    return found
+
+
+def reader_notes(task: Task, measured: Measured, found: Mapping[str, Slice], asked: Sequence[str]) -> tuple[str, ...]:
+    """What a reader of the results must know, in words.
+
+    Args:
+        task: What was measured.
+        measured: Counts.
+        found: The slices.
+        asked: Metrics that the caller named.
+    """
+    notes = []
+    if any(name not in task.wanted for name in asked) and (reason := why_no_ratings(task.model, task.part)) is not None:
+        notes.append(reason)
+    if measured.unreachable:
+        notes.append(
+            f"{measured.unreachable:,} of {measured.targets:,} targets count as missed: new items that the model "
+            "cannot score, or items the user already has"
+        )
+    users = {name: max((e.n for e in part.estimates.values()), default=0) for name, part in found.items()}
+    few = [f"{name} ({n})" for name, n in users.items() if 0 < n < FEW_USERS]
+    if few:
+        notes.append(f"intervals over fewer than {FEW_USERS} users tend to be too narrow: {', '.join(few)}")
+    return tuple(notes)
 
 
 def number(value: float) -> str:
-    """Four decimals below 10, fewer above."""
+    """Four decimals below 10, fewer above; "-" for NaN."""
     if math.isnan(value):
         return "-"
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
+    return f"{value:z.4f}" if abs(value) < 10 else f"{value:,.1f}"
 
 
 def aligned(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Lines of a table: the first column to the left, numbers to the right."""
+    """Lines of a table: the first column is aligned left, the others right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = []
     for row in [header, ["-" * w for w in widths], *rows]:
@@ -212,18 +284,21 @@ def _slice_to_dict(part: Slice) -> dict[str, Any]:
     return {
         "rows": part.rows,
         "users": part.users,
-        "ratings": part.ratings.tolist(),
-        "values": {name: _plain(values) for name, values in part.values.items()},
-        "estimates": {name: _numbers(to_dict(e)) for name, e in part.estimates.items()},
+        "ratings": part.weights.ratings.tolist(),
+        **({} if (part.weights.questions == 1).all() else {"questions": part.weights.questions.tolist()}),
+        "values": {name: _nan_to_none(values) for name, values in part.values.items()},
+        "estimates": {name: _without_nan(to_dict(e)) for name, e in part.estimates.items()},
     }
 
 
 def _slice_from_dict(values: Mapping[str, Any]) -> Slice:
     nan = float("nan")
+    ratings = np.array(values["ratings"], dtype=np.int64)
+    questions = np.array(values.get("questions", np.ones_like(ratings)), dtype=np.int64)
     return Slice(
         rows=values["rows"],
         users=values["users"],
-        ratings=np.array(values["ratings"], dtype=np.int64),
+        weights=Weights(ratings, questions),
         values={name: np.array(column, dtype=np.float64) for name, column in values["values"].items()},
         estimates={
             name: from_dict(Estimate, {k: nan if v is None else v for k, v in e.items()})
@@ -232,9 +307,9 @@ def _slice_from_dict(values: Mapping[str, Any]) -> Slice:
     )
 
 
-def _plain(values: np.ndarray) -> list[float | None]:
+def _nan_to_none(values: np.ndarray) -> list[float | None]:
     return [None if math.isnan(v) else v for v in values.tolist()]
 
 
-def _numbers(values: dict[str, Any]) -> dict[str, Any]:
+def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}

@@ -1,4 +1,4 @@
-"""Validator: one metric on the valid part, and the loss there, after each epoch of training."""
+"""Validator: a metric and the loss on the validation part, after each epoch of training."""
 
 from __future__ import annotations
 
@@ -9,80 +9,93 @@ import numpy as np
 import polars as pl
 import torch
 
+from palate.config import CompleteTraining
 from palate.data.dataset import Dataset, Spec
 from palate.data.ids import IdMap
 from palate.errors import CannotAnswer, ConfigError, DataError
-from palate.evaluation.conditions import new_items
-from palate.evaluation.measure import Task, measure, trained_items
-from palate.evaluation.metrics import parse
+from palate.evaluation.measure import Task, measure, new_items, trained_items
+from palate.evaluation.metrics import parse, user_sums
 from palate.evaluation.protocol import Protocol
-from palate.evaluation.ranked import Catalogue
-from palate.evaluation.result import sums
-from palate.models.base import GradientModel
+from palate.models.base import GradientModel, Model
+from palate.ranking.ranked import Catalogue
+from palate.training.train_run import Loss
 
-BATCH = 2048
-"""Rows in one batch of the loss on the valid part."""
-LOSS_USERS = 1000
-"""Users whose rows the loss is taken on where another metric chooses: a curve to look at may be cheap."""
+LOSS_BATCH_SIZE = 2048
+"""Rows in one batch of the validation loss."""
+MAX_LOSS_USERS = 1000
+"""Users that the validation loss is measured on, if another metric chooses the epoch."""
 
 
 class Validator:
-    """Judges a model on the valid part (`palate.training.loop.Validate`); chance is the same after each epoch.
+    """Evaluates a model on the validation part (`palate.training.train_run.Validate`), with the same draws each time.
 
-    Calling it gives the monitored metric and, for a `GradientModel`, `loss`: the mean loss on the rows of the part
-    whose user and item the model knows; of a fixed random sample of `LOSS_USERS` users, but of all where the loss is
-    what is monitored. A model that answers for new items is extended by those of the part; where the part holds no
-    others, they compete with each other alone.
+    A call returns the monitored metric and, for a `GradientModel`, `loss`: the mean loss on the rows of the part whose
+    user and item the model knows. The loss is measured on a fixed random sample of `MAX_LOSS_USERS` users, or on all
+    users if it is the monitored metric. If the model can score new items, those of the part are added to its catalogue;
+    if the part has new items only, only these are candidates.
+
+    A validator can be used again: after `fit`, for another fit of the model, or for another model of the same spec.
 
     Args:
-        part: The valid part of a split.
+        part: The validation part of a split.
         model: The model to be trained.
-        monitor: The metric that chooses the epoch; any with one value per user, or loss. auto: what the model wishes
-            (`model.monitor`), else rmse where it predicts ratings and the part holds them, else ndcg@10.
-        max_users: Judge a fixed random sample of so many users; default all. The loss takes their rows only, too.
-        seed: Decides the sample and the chance in the loss.
+        monitor: The metric that chooses the epoch: any with one value for each user, or "loss". "auto" is the model's
+            own choice (`model.monitor`), else rmse if the model predicts ratings and the part has them, else ndcg@10.
+        max_users: Evaluate on a fixed random sample of at most this many users. Defaults to all.
+        seed: Seed of the samples and of the random draws in the loss.
 
     Raises:
-        ConfigError: The metric is unknown, or one that cannot choose an epoch.
-        CannotAnswer: The model, or the part, lacks ratings for rmse or mae; or the model has no loss.
-        DataError: The part holds no rows or no history.
+        ConfigError: The metric is unknown, or cannot choose an epoch.
+        CannotAnswer: The metric needs ratings that the model or the part lacks, or a loss that the model lacks.
+        DataError: The part has no rows or no history.
     """
 
     def __init__(
-        self, part: Dataset, model: Any, monitor: str = "auto", *, max_users: int | None = None, seed: int = 0
+        self, part: Dataset, model: Model, monitor: str = "auto", *, max_users: int | None = None, seed: int = 0
     ) -> None:
         if not len(part) or part.history is None:
-            raise DataError("validation needs the valid part of a split, with rows and with what was known before them")
+            raise DataError("validation needs the valid part of a split, with rows and with the histories before them")
         rates = "rating" in model.answers and part.rating is not None
         if monitor == "auto":
             monitor = getattr(model, "monitor", None) or ("rmse" if rates else "ndcg@10")
         self.metric, self.seed = monitor, seed
+        self._max_users = max_users
+        self._whole_part = part
         self._wanted = {} if monitor == "loss" else parse([monitor])
         self._metric = None if monitor == "loss" else self._wanted[monitor][0]
-        if self._metric is not None and (
-            self._metric.better is None or self._metric.of == "catalogue" or "diversity" in monitor
-        ):
-            raise ConfigError(
-                f"monitor = {monitor!r} cannot choose an epoch; choose ndcg@10, recall@10, rmse or the like"
-            )
-        if self._metric is not None and self._metric.of == "ratings" and not rates:
-            raise CannotAnswer(
-                f"monitor = {monitor!r} needs a model that predicts ratings, and ratings in the valid part"
-            )
-        if monitor == "loss" and not isinstance(model, GradientModel):
-            raise CannotAnswer(
-                f"monitor = 'loss' needs a model trained by gradient steps; {type(model).__name__} is not"
-            )
+        self._check(model, rates)
         self.higher_is_better = self._metric is not None and self._metric.better == "higher"
-        part = _sample(part, max_users, seed)
+        part = sample_users(part, max_users, seed)
         self.part, self.users = part, part.active_users
-        self._known = _sample(known_only(part, model.spec), None if monitor == "loss" else LOSS_USERS, seed)
+        known = sample_users(known_only(part, model.spec), None if monitor == "loss" else MAX_LOSS_USERS, seed)
+        self._known = known.training_rows(model.reads_repeats, "rating" in model.needs | model.answers)
+        self._loss_context: tuple[Model, list[torch.Tensor], Any] | None = None
         self._new = new_items(model, part)
         all_new = bool((part.item >= trained_items(model.spec)).all())
-        self._how = Protocol(candidates="new" if all_new and self._new is not None else "full")
+        self._protocol = Protocol(candidates="new" if all_new and self._new is not None else "full")
 
-    def __call__(self, model: Any) -> dict[str, float]:
-        """The monitored metric and, where the model has one, the mean loss; the model's mode is left as it was."""
+    def _check(self, model: Model, rates: bool) -> None:
+        """Whether the monitored metric can choose an epoch of this model."""
+        monitor, metric = self.metric, self._metric
+        if metric is None:
+            if not isinstance(model, GradientModel):
+                raise CannotAnswer(
+                    f"monitor = 'loss' needs a model trained by gradient steps, and {type(model).__name__} is not; use "
+                    "monitor = 'auto'"
+                )
+            return
+        if metric.better is None or metric.source == "catalogue":
+            raise ConfigError(
+                f"monitor = {monitor!r} cannot choose an epoch; use an accuracy metric such as ndcg@10 or rmse"
+            )
+        if metric.source == "ratings" and not rates:
+            raise CannotAnswer(
+                f"monitor = {monitor!r} needs a model that predicts ratings, and ratings in the validation part; use "
+                "monitor = 'ndcg@10'"
+            )
+
+    def __call__(self, model: Model) -> dict[str, float]:
+        """The monitored metric and, if the model has one, the mean loss; the model's mode is left as it was."""
         was_training = model.training
         model.eval()
         try:
@@ -93,29 +106,74 @@ class Validator:
             model.train(was_training)
         return found
 
-    def _value(self, model: Any) -> float:
+    def _value(self, model: Model) -> float:
         assert self._metric is not None
         model = model if self._new is None else model.with_items(self._new)
         catalogue = Catalogue(model.fallback.popularity.double(), model.spec.n_users)
-        task = Task(model=model, part=self.part, wanted=self._wanted, how=self._how, catalogue=catalogue)
+        task = Task(model=model, part=self.part, wanted=self._wanted, protocol=self._protocol, catalogue=catalogue)
         measured = measure(task, self.users)
-        ratings = measured.ratings.get("all", np.zeros(len(self.users), dtype=np.int64))
-        part, weight = sums(measured.values["all", self.metric], ratings, self._metric)
+        part, weight = user_sums(measured.values["all", self.metric], measured.weights("all"), self._metric)
         return float((part.sum() / weight.sum()) ** (1 / self._metric.power))
 
     @torch.no_grad()
     def _loss(self, model: GradientModel) -> float:
+        context = self._fit_context(model)
         total, count = 0.0, 0
-        # The loss may draw noise from torch's own generator, which training goes on with.
+        # The loss may draw noise from torch's global generator, which training uses too: fork it.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            for batch in model.batches(self._known, torch.Generator().manual_seed(self.seed), BATCH):
-                total, count = total + float(model.loss(batch)) * len(batch), count + len(batch)
+            for batch in model.batches(context, torch.Generator().manual_seed(self.seed), LOSS_BATCH_SIZE):
+                loss = model.loss(batch, context)
+                total += float(loss.shown if isinstance(loss, Loss) else loss) * len(batch)
+                count += len(batch)
         return total / max(count, 1)
 
+    def _fit_context(self, model: GradientModel) -> Any:
+        """The context of the loss, built once a fit: anew for another model, and for a model fitted to other data.
 
-def _sample(part: Dataset, most: int | None, seed: int) -> Dataset:
-    """The rows of at most so many users, drawn at random; None for all."""
+        A context may hold what the model has learned of its training data before the first epoch. The fallback is
+        computed from these data alone, and so tells one fit from another.
+        """
+        learned = [buffer.cpu() for buffer in model.fallback.buffers()]
+        if self._loss_context is not None:
+            of_model, before, context = self._loss_context
+            if of_model is model and all(map(torch.equal, before, learned)):
+                return context
+        context = model.fit_context(self._known, CompleteTraining())
+        self._loss_context = (model, [buffer.clone() for buffer in learned], context)
+        return context
+
+    def for_member(self, model: Model) -> Validator | None:
+        """A validator on the same part for `model`, which is trained inside another, with the metric that suits it.
+
+        Returns:
+            None if the part has no rows that the model can answer (for example, new items only).
+        """
+        known = known_only(self._whole_part, model.spec)
+        if "new_item" not in model.answers and not len(known):
+            return None
+        return Validator(self._whole_part, model, max_users=self._max_users, seed=self.seed)
+
+    def sampled(self, model: Model, max_users: int) -> Validator:
+        """A validator with the same metric on a fixed random sample of users.
+
+        Args:
+            model: The model to validate.
+            max_users: The largest number of users.
+        """
+        if len(self.users) <= max_users:
+            return self
+        return Validator(self._whole_part, model, self.metric, max_users=max_users, seed=self.seed)
+
+
+def sample_users(part: Dataset, most: int | None, seed: int) -> Dataset:
+    """The rows of a random sample of users.
+
+    Args:
+        part: The data.
+        most: The largest number of users; None for all.
+        seed: Seed of the sample.
+    """
     users = part.active_users
     if most is None or most >= len(users):
         return part
@@ -123,7 +181,7 @@ def _sample(part: Dataset, most: int | None, seed: int) -> Dataset:
 
 
 def known_only(part: Dataset, spec: Spec) -> Dataset:
-    """The part without what is new to a model: rows, ids and side tables end where the model's counts do."""
+    """The part without new users and new items: rows, ids and side tables end where those of the model do."""
     inside = (part.user < spec.n_users) & (part.item < spec.n_items)
     history = None if part.history is None else known_only(part.history, spec)
     if inside.all() and part.n_users <= spec.n_users and part.n_items <= spec.n_items:

@@ -1,4 +1,4 @@
-"""EXPLAINERS: name -> function. Why an item got its score, in numbers, words and pictures; whether to believe it."""
+"""EXPLAINERS: methods by name. Why an item got its score, in numbers and words, and how faithful explanations are."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ EXPLAINERS: dict[str, Callable[..., Explanation]] = {
     "gradient": gradient,
     "grad-cam": grad_cam,
 }
-"""Each takes a `palate.explanation.players.Game`, `samples` and `seed`."""
+"""Method names -> functions. Each takes a `palate.explanation.players.Game`, `samples` and `seed`."""

@@ -1,6 +1,6 @@
-"""Rank correlation of two explanations, person by person: agreement between methods, stability under resampling.
+"""Rank correlation of two explanations within each user: agreement between methods, stability under resampling.
 
-Legend: U people, D distinct (person, history item) pairs, ordered by person.
+Legend: U users, D distinct (user, history item) pairs, ordered by user.
 """
 
 from __future__ import annotations
@@ -9,26 +9,26 @@ import numpy as np
 
 
 def correlation(one_D: np.ndarray, other_D: np.ndarray, row_D: np.ndarray) -> np.ndarray:
-    """Spearman's rank correlation of two sets of values within each person, float64 `[U]`.
+    """Spearman's rank correlation of two sets of values within each user, float64 `[U]`.
 
-    Equal values share their mean rank; NaN for a person all of whose values are equal on one side.
+    Equal values share their mean rank. The correlation is NaN for a user whose values are all equal in one set.
 
     Args:
         one_D, other_D: A value for each pair.
-        row_D: The person each belongs to, ascending from 0, none left out.
+        row_D: The user each pair belongs to, ascending from 0 without gaps.
     """
     one_D, other_D = (_centred(_ranks(each, row_D), row_D) for each in (one_D, other_D))
-    both, first, second = (
+    products, first, second = (
         np.bincount(row_D, weights=product) for product in (one_D * other_D, one_D**2, other_D**2)
     )  # fmt: skip
     spread = np.sqrt(first * second)
-    found: np.ndarray = np.divide(both, spread, out=np.full(len(both), np.nan), where=spread > 0)
+    found: np.ndarray = np.divide(products, spread, out=np.full(len(products), np.nan), where=spread > 0)
     found.clip(-1.0, 1.0, out=found)
     return found
 
 
 def _ranks(value_D: np.ndarray, row_D: np.ndarray) -> np.ndarray:
-    """Ranks within each person, up to a constant of the person's."""
+    """Ranks within each user, up to a constant for each user."""
     ordered = np.lexsort((value_D, row_D))
     value, row = value_D[ordered], row_D[ordered]
     new = np.concatenate(([True], (np.diff(value) != 0) | (np.diff(row) != 0)))

@@ -1,7 +1,15 @@
-"""Explanation: a score as a sum of contributions and a residual, in numbers and in words."""
+"""Explanation: a score as a sum of base, contributions and residual, in numbers and in words.
+
+score = average item + item baseline + sum of contributions + residual
+
+The average item is what this user's scores are on average over the catalogue. The item baseline is by how much the item
+is above it with everything explained switched off. A contribution is by how much something moves the item relative to
+the average item, so what moves all items alike contributes nothing: it does not change the ranking.
+"""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +22,16 @@ from palate.errors import MissingExtra
 
 Kind = Literal["base", "history", "feature", "word", "region"]
 
-BEYOND = 2.0
-"""Standard errors that a contribution must be away from zero to be told as a reason."""
-EXACT = 1e-6
-"""Share of the largest contribution below which one counts as zero: rounding."""
+AVERAGE_ITEM, ITEM_BASELINE = "average item", "item baseline"
+"""Keys of the two base contributions."""
+STANDARD_ERRORS = 2.0
+"""Half-width of a contribution's interval, in standard errors. Intervals that contain zero are not shown as reasons."""
+MIN_SHARE = 0.02
+"""Share of the largest effect below which a contribution is not shown as a reason."""
+ROUNDING = 1e-6
+"""Share of the score below which a contribution counts as zero."""
+LIST_LENGTH = 10
+"""Length of the list that sentences speak of by default."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +49,13 @@ class Contribution:
     """The part of a score that is due to one thing.
 
     Attributes:
-        kind: What it is; `base` is the score with nothing known.
+        kind: What it is. `base` is what the score is before any contribution.
         key: history: the item's id; feature: the column's name; word: (column, place, word); region: (column, box) with
-            box = (top, left, bottom, right) in pixels; base: None.
-        label: The same for people.
+            box = (top, left, bottom, right) in pixels; base: `AVERAGE_ITEM` or `ITEM_BASELINE`.
+        label: The same as text for readers.
         value: In units of the score.
-        error: Standard error of `value`; 0 where it is exact.
-        liked: False for an item of the history that was rated below the middle of the scale.
+        error: Standard error of `value`; 0 if it is exact.
+        liked: False for a history item that was rated below the middle of the scale.
     """
 
     kind: Kind
@@ -59,11 +73,12 @@ class Explanation:
     Attributes:
         item: Its id.
         label: Its title.
-        score: The one the ranker used.
-        contributions: Largest |value| first; one of them is the base.
-        residual: What they leave over.
+        score: The score the ranker used.
+        contributions: Sorted by |value|, largest first, including those of kind base.
+        residual: The score minus the sum of all contributions. `notes` say what it consists of.
         method: The explainer's name in `EXPLAINERS`.
-        notes: What else must be known to read it, in words.
+        rank: The item's rank among the items this user has not seen, from 1; None if the user already has the item.
+        notes: What a reader must know beyond the numbers, as sentences.
         fit: Of `lime`, the weighted R2 of its linear surrogate.
     """
 
@@ -73,49 +88,90 @@ class Explanation:
     contributions: tuple[Contribution, ...]
     residual: float
     method: str
+    rank: int | None = None
     notes: tuple[str, ...] = ()
     fit: float | None = None
 
     @property
     def base(self) -> float:
-        """The score with nothing known."""
+        """The score before any contribution: average item plus item baseline."""
         return sum(one.value for one in self.contributions if one.kind == "base")
 
     def of(self, *kinds: Kind) -> tuple[Contribution, ...]:
-        """The contributions of these kinds, in order; default: all but the base."""
+        """The contributions of these kinds, largest first. Defaults to all but the base."""
         return tuple(c for c in self.contributions if (c.kind in kinds if kinds else c.kind != "base"))
 
-    def told(self, top: int) -> tuple[Contribution, ...]:
-        """The `top` largest that can be told from zero: beyond rounding, and beyond two standard errors."""
-        least = EXACT * max((abs(c.value) for c in self.contributions), default=0.0)
-        sure = [c for c in self.of() if abs(c.value) > max(BEYOND * c.error, least)]
-        return tuple(sure[:top])
+    def shown(self, top: int) -> tuple[Contribution, ...]:
+        """Of the `top` largest contributions, those that count as reasons.
 
-    def reasons(self, top: int = 5) -> list[str]:
-        """The explanation in words: a sentence, and a line for each note.
+        A reason is at least `MIN_SHARE` of the largest effect, and its interval of `STANDARD_ERRORS` does not contain
+        zero. Reasons are taken from the `top` largest only, so that a table of these shows every reason.
+        """
+        found = self.of()
+        largest = max((abs(c.value) for c in found), default=0.0)
+        least = max(MIN_SHARE * largest, self._rounding)
+        return tuple(c for c in found[:top] if abs(c.value) > max(STANDARD_ERRORS * c.error, least))
+
+    def reasons(self, top: int = 5, k: int = LIST_LENGTH) -> list[str]:
+        """The explanation in words: the reasons, how the score adds up, and the notes.
 
         Args:
-            top: Most contributions that are named; none is whose value is within two standard errors of zero.
+            top: How many of the largest contributions may be named.
+            k: Length of the list; an item that ranks below it is not called recommended.
         """
-        return [f"{self.sentence(top)}; residual {_number(self.residual)}", *self.notes]
+        return [f"{self.sentence(top, k)}.", f"{self.breakdown()}.", *self.notes]
 
-    def sentence(self, top: int = 5) -> str:
-        """The reasons in one sentence, without residual and notes."""
-        told = self.told(top)
-        history = [c for c in told if c.kind == "history"]
-        clauses = _clauses(history)
-        for sign, verbs in ((1, ("adds", "add")), (-1, ("takes off", "take off"))):
-            for kind, name in (("feature", ""), ("word", "its word"), ("region", "parts of its image")):
-                some = [c for c in told if c.kind == kind and c.value * sign > 0]
-                if some:
-                    verb = verbs[len(some) > 1 or kind == "region"]
-                    clauses.append(f"{_named(name, some)} {verb} {_number(abs(sum(c.value for c in some)))}")
-        if clauses:
-            lead = "Recommended because " if history and history[0].value > 0 else ""
-            return lead + "; ".join(clauses)
+    def breakdown(self) -> str:
+        """How the score adds up, in one sentence."""
+        parts = [(c.value, c.label) for c in self.of("base")]
+        parts.append((sum(c.value for c in self.of()), "all contributions"))
+        parts.append((self.residual, "residual"))
+        return f"Score {_number(self.score)} = " + " + ".join(f"{_number(value)} ({name})" for value, name in parts)
+
+    def sentence(self, top: int = 5, k: int = LIST_LENGTH) -> str:
+        """The reasons in one or two sentences without the last full stop; arguments as of `reasons`."""
+        shown = self.shown(top)
+        pro, con = _clauses(shown)
+        if not pro and (other := self._other_reason(shown)):
+            pro = [other]
+        text = _joined(pro, con) or self._no_reason()
+        if self.rank is not None and self.rank > k:
+            rank = f"Ranks {ordinal(self.rank)} for this user, outside the top {k}. "
+            return rank + (f"In its favour: {text}" if pro else capitalised(text))
+        return f"Recommended because {text}" if pro and self.rank is not None else capitalised(text)
+
+    def _other_reason(self, shown: Sequence[Contribution]) -> str:
+        """What speaks for an item that no single contribution speaks for; empty if nothing does."""
+        history = self.of("history")
+        together, least = sum(c.value for c in history), self._rounding
+        if any(c.error for c in history) and not shown:
+            if together > max(least, STANDARD_ERRORS * self._error_of_sum(history)):
+                return f"your history as a whole adds {_number(together)}, although no single item stands out"
+            return ""
+        baseline = sum(c.value for c in self.of("base") if c.key == ITEM_BASELINE)
+        if baseline > max(least, self.residual):
+            return f"it scores {_number(baseline)} above the average item for users in general"
+        if self.residual > least:
+            return f"the model adds {_number(self.residual)} that no single contribution explains (residual)"
+        return ""
+
+    def _no_reason(self) -> str:
+        """What to say if nothing speaks for or against the item."""
         if any(c.error for c in self.of()):
-            return "No reason stands out: no contribution is larger than its own error (more samples make it smaller)"
-        return "The score does not depend on anything known of this person; everybody gets it"
+            return "no contribution stands out: every interval contains zero (more samples make them narrower)"
+        baseline = sum(c.value for c in self.of("base") if c.key == ITEM_BASELINE)
+        if baseline < -self._rounding:
+            return f"it scores {_number(-baseline)} below the average item for users in general"
+        return "nothing known about this user or item changes how it compares with the average item"
+
+    @property
+    def _rounding(self) -> float:
+        return ROUNDING * max((abs(c.value) for c in self.contributions), default=0.0)
+
+    def _error_of_sum(self, some: Sequence[Contribution]) -> float:
+        """Standard error of a sum of contributions; Shapley values of all players add up exactly."""
+        exact_sum = self.method == "shap" and len(some) == len(self.of())
+        return 0.0 if exact_sum else math.sqrt(sum(c.error**2 for c in some))
 
     def frame(self) -> pl.DataFrame:
         """Columns `kind`, `key` (as text), `label`, `value`, `error`; largest first."""
@@ -135,28 +191,50 @@ class Explanation:
                 import shap
         except ImportError as error:
             raise MissingExtra("to_shap needs the shap package: pip install 'palate[explain]'") from error
-        told = self.of()
+        explained = self.of()
         return shap.Explanation(
-            values=np.array([c.value for c in told]),
+            values=np.array([c.value for c in explained]),
             base_values=self.base + self.residual,
-            data=np.ones(len(told)),
-            feature_names=[c.label for c in told],
-            error_std=np.array([c.error for c in told]),
+            data=np.ones(len(explained)),
+            feature_names=[c.label for c in explained],
+            error_std=np.array([c.error for c in explained]),
         )
 
 
-def _clauses(history: Sequence[Contribution]) -> list[str]:
-    """What the history says for and against, as one clause."""
-    pro, contra = [c for c in history if c.value > 0], [c for c in history if c.value < 0]
+def _clauses(shown: Sequence[Contribution]) -> tuple[list[str], list[str]]:
+    """The clauses that speak for the item and those that speak against it: one for the history, one for each kind."""
+    pro, con = _feature_clauses(shown, 1), _feature_clauses(shown, -1)
+    history = [c for c in shown if c.kind == "history"]
+    positive, negative = [c for c in history if c.value > 0], [c for c in history if c.value < 0]
+    against = and_list([_signed(c) for c in negative]) if negative else ""
+    if positive:
+        verb = "liked" if all(c.liked for c in positive) else "had"
+        pro.insert(0, f"you {verb} {and_list([_signed(c) for c in positive])}" + (against and f", despite {against}"))
+    elif negative:
+        con.append(f"your history speaks against it: {against}")
+    return pro, con
+
+
+def _feature_clauses(shown: Sequence[Contribution], sign: int) -> list[str]:
+    """What features, words and image regions add (sign 1) or subtract (-1), a clause for each kind."""
+    clauses, verbs = [], ("adds", "add") if sign > 0 else ("subtracts", "subtract")
+    for kind, name in (("feature", ""), ("word", "its word"), ("region", "parts of its image")):
+        some = [c for c in shown if c.kind == kind and c.value * sign > 0]
+        if some:
+            verb = verbs[len(some) > 1 or kind == "region"]
+            clauses.append(f"{_named(name, some)} {verb} {_number(abs(sum(c.value for c in some)))}")
+    return clauses
+
+
+def _joined(pro: Sequence[str], con: Sequence[str]) -> str:
+    """Clauses as one sentence, what speaks for the item first."""
     if not pro:
-        return [f"your history speaks against it: {and_list([_signed(c) for c in contra])}"] if contra else []
-    verb = "liked" if all(c.liked for c in pro) else "had"
-    despite = f", despite {and_list([_signed(c) for c in contra])}" if contra else ""
-    return [f"you {verb} {and_list([_signed(c) for c in pro])}{despite}"]
+        return "; ".join(con)
+    return "; ".join(pro) + (f", although {and_list(con)}" if con else "")
 
 
 def _signed(one: Contribution) -> str:
-    return f"{one.label} ({one.value:+.{_digits(one.value)}f})"
+    return f"{one.label} ({_signed_number(one.value)})"
 
 
 def _named(name: str, some: Sequence[Contribution]) -> str:
@@ -172,10 +250,25 @@ def and_list(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _digits(value: float) -> int:
+def capitalised(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
+def ordinal(number: int) -> str:
+    """1st, 2nd, 3rd, 4th, 11th, 21st."""
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th") if number % 100 not in (11, 12, 13) else "th"
+    return f"{number:,}{ending}"
+
+
+def _decimals(value: float) -> int:
     """Decimals that show two digits of a small number."""
     return 2 if value == 0 or abs(value) >= 0.1 else min(6, 1 - int(np.floor(np.log10(abs(value)))))
 
 
 def _number(value: float) -> str:
-    return f"{value:.{_digits(value)}f}" if abs(value) >= 5e-7 else "0.00"
+    return f"{value:.{_decimals(value)}f}" if abs(value) >= 5e-7 else "0.00"
+
+
+def _signed_number(value: float) -> str:
+    return f"{value:+.{_decimals(value)}f}"

@@ -1,10 +1,10 @@
 """LIME: a linear surrogate of the score around the whole query (Ribeiro, Singh, Guestrin 2016).
 
-minimise  sum_m w_m (v(z_m) - b - <beta, z_m>)^2 + |beta|^2,  w = exp(-d(z)^2 / (2 WIDTH^2))
+minimise  sum_m w_m (v(z_m) - b - <beta, z_m>)^2 + |beta|^2,  w = exp(-d(z)^2 / (2 KERNEL_WIDTH^2))
 
-over masks z: for each, how many players are off is drawn uniformly, then which. d = 1 - sqrt(share of players left) is
-the cosine distance from the whole query; it, the kernel's width of 0.25 and the ridge of 1 are those of the authors'
-code for texts.
+over masks z. The number of players that are off is drawn uniformly for each mask, then which ones. d = 1 - sqrt(share
+of players that are on) is the cosine distance from the whole query. The distance, the kernel width of 0.25 and the
+ridge of 1 are those of the authors' code for texts.
 
 Legend: M masks, P players.
 """
@@ -15,58 +15,58 @@ import torch
 from torch import Tensor
 
 from palate.explanation.explanation import Explanation
-from palate.explanation.methods import result
+from palate.explanation.methods import explanation_of
 from palate.explanation.players import Game
 from palate.explanation.shapley import SAMPLES, check_samples
 
-WIDTH = 0.25
+KERNEL_WIDTH = 0.25
 RIDGE = 1.0
 
 
 def lime(game: Game, samples: int = SAMPLES, seed: int = 0) -> Explanation:
-    """Coefficients of a weighted linear surrogate; `fit` is its weighted R2, errors are robust (sandwich) ones.
+    """Coefficients of a weighted linear surrogate. `fit` is its weighted R2; errors are robust (sandwich) errors.
 
     Args:
         game: What is explained.
-        samples: Masks to score; the whole query is one more.
-        seed: Of the masks.
+        samples: How many masks to score, beside the whole query.
+        seed: Seed of the masks.
 
     Raises:
         ConfigError: `samples` is below 1.
     """
     check_samples(samples)
-    mask_MP = drawn(samples, len(game.players), torch.Generator().manual_seed(seed))
+    mask_MP = draw_masks(samples, len(game.players), torch.Generator().manual_seed(seed))
     score_M, weight_M = game(mask_MP).double(), kernel(mask_MP)
     share_M = weight_M / weight_M.sum()
     x_MP = mask_MP.double()
     middle_P, middle = share_M @ x_MP, share_M @ score_M
     x_MP, y_M = x_MP - middle_P, score_M - middle
-    hat_PM = _hat(x_MP, weight_M)
+    hat_PM = _hat_matrix(x_MP, weight_M)
     beta_P = hat_PM @ y_M
-    rest_M = y_M - x_MP @ beta_P
-    error_P = (hat_PM.square() @ rest_M.square()).sqrt()
+    residual_M = y_M - x_MP @ beta_P
+    error_P = (hat_PM.square() @ residual_M.square()).sqrt()
     spread = float(weight_M @ y_M.square())
-    fit = 1.0 if spread == 0 else 1 - float(weight_M @ rest_M.square()) / spread
-    few = [f"fewer masks ({samples}) than players ({len(game.players)}): ask for more samples"]
+    fit = 1.0 if spread == 0 else 1 - float(weight_M @ residual_M.square()) / spread
+    few = [f"There are fewer masks ({samples}) than players ({len(game.players)}); increase samples."]
     notes = few if samples < len(game.players) else ()
-    return result(game, "lime", float(middle - middle_P @ beta_P), beta_P, error_P, notes, fit)
+    return explanation_of(game, "lime", float(middle - middle_P @ beta_P), beta_P, error_P, notes, fit)
 
 
-def drawn(samples: int, players: int, rng: torch.Generator) -> Tensor:
-    """Masks, bool `[samples + 1, P]`; in the first, everything is on."""
+def draw_masks(samples: int, players: int, rng: torch.Generator) -> Tensor:
+    """Random masks, bool `[samples + 1, P]`; in the first, everything is on."""
     off_M1 = torch.randint(1, players + 1, (samples, 1), generator=rng)
     place_MP = torch.rand(samples, players, generator=rng).argsort(1).argsort(1)
     return torch.cat([torch.ones(1, players, dtype=torch.bool), place_MP >= off_M1])
 
 
 def kernel(mask_MP: Tensor) -> Tensor:
-    """How near each mask is to the whole query, `[M]`."""
+    """The weight of each mask, by its distance from the whole query, `[M]`."""
     distance_M = 1 - mask_MP.double().mean(1).sqrt()
-    return torch.exp(-(distance_M**2) / (2 * WIDTH**2))
+    return torch.exp(-(distance_M**2) / (2 * KERNEL_WIDTH**2))
 
 
-def _hat(x_MP: Tensor, weight_M: Tensor) -> Tensor:
-    """What maps targets to ridge coefficients, `[P, M]`; the smaller of the two equal systems is solved."""
+def _hat_matrix(x_MP: Tensor, weight_M: Tensor) -> Tensor:
+    """The matrix that maps targets to ridge coefficients, `[P, M]`; solves the smaller of two equivalent systems."""
     count, players = x_MP.shape
     weighted_PM = x_MP.T * weight_M
     if players <= count:

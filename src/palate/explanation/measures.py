@@ -1,8 +1,8 @@
-"""MEASURES: how faithful an order of the history items is to the model, from what removing and keeping them does.
+"""MEASURES: how faithful an order of history items is to the model, by what removing and keeping them does.
 
-An explanation of why user u is recommended item y is an order of u's history, the item that speaks most for y first.
-x is the history, f(.) the model's confidence in y (see `palate.explanation.masked`), rank(.) the place of y among the
-items that were not in the whole history: what is taken away stays out of the list, for the person has had it.
+An explanation of why user u is recommended item y is an order of u's history, the most important item first. x is the
+history, f(.) the model's confidence in y (see `palate.explanation.masked`), rank(.) the rank of y among the items that
+are not in the whole history: removed items stay out of the list, because the user has seen them.
 
 Fixed length Ke (Baklanov, Bogina, Elisha, Schein, Allerhand, Barkan, Koenigstein 2025, "Refining fidelity metrics for
 explainable recommendations", SIGIR; formulas as written out by Barkan et al. 2026, "Fidelity-aware recommendation
@@ -14,16 +14,17 @@ explanations via stochastic path integration", AAAI): e are the first Ke items,
 (The authors' code, FidelityMetrics4XRec, averages f and not its ratio to f(x); the formulas have the ratio.)
 
 Percent steps (Barkan, Bogina, Gurevitch, Asher, Koenigstein 2024, "A counterfactual framework for learning and
-evaluating explanations for recommender systems", WWW; checked against the authors' code, LXR): the history in ten parts
-of equal size, the first parts one larger where it does not divide; step s = 0 .. 10 takes away the first s parts,
+evaluating explanations for recommender systems", WWW; checked against the authors' code, LXR): the history is split
+into ten parts of equal size, the first parts one item larger if the length is no multiple of ten. Step s = 0 .. 10
+removes the first s parts,
 
     pos-p@K  = mean over s of 1[rank(x without the first s parts) <= K]
-    neg-p@K  = mean over s of 1[rank(x without the last s parts) <= K], least explaining first
+    neg-p@K  = mean over s of 1[rank(x without the last s parts) <= K], the least important first
     del-p    = mean over s of f(x without the first s parts)
     ins-p    = mean over s of f(the first s parts alone)
     ndcg-p   = mean over s of 1 / log2(1 + rank(x without the first s parts))
 
-Where scores are equal the rank is the expected one, so that no order of the catalogue helps anybody.
+For tied scores, the rank is the expected rank, so that the order of the catalogue favours no method.
 
 Legend: U users, E explanation lengths, S = 11 percent steps.
 """
@@ -36,17 +37,17 @@ from typing import Literal
 
 import numpy as np
 
-PARTS = 10
+PERCENT_PARTS = 10
 """Parts of a history in percent steps."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What a measure says.
+    """What a measure means.
 
     Attributes:
-        better: Which values are better.
-        help: In words.
+        better: Whether higher or lower values are better.
+        help: The measure in words.
     """
 
     better: Literal["higher", "lower"]
@@ -54,28 +55,30 @@ class Measure:
 
 
 MEASURES: dict[str, Measure] = {
-    "cdcg": Measure("lower", "1 / log2(1 + rank) once the first Ke items are taken away"),
-    "pos": Measure("lower", "still in the top K once the first Ke items are taken away"),
-    "del": Measure("lower", "share of the confidence that stays without the first Ke items"),
+    "cdcg": Measure("lower", "1 / log2(1 + rank) without the first Ke items"),
+    "pos": Measure("lower", "whether the item is still in the top K without the first Ke items"),
+    "del": Measure("lower", "share of the confidence that remains without the first Ke items"),
     "ins": Measure("higher", "share of the confidence that the first Ke items alone give"),
-    "pos-p": Measure("lower", "still in the top K, over ten steps that take away the most explaining first"),
-    "neg-p": Measure("higher", "still in the top K, over ten steps that take away the least explaining first"),
-    "del-p": Measure("lower", "confidence, over ten steps that take away the most explaining first"),
-    "ins-p": Measure("higher", "confidence from the most explaining alone, over ten steps"),
-    "ndcg-p": Measure("lower", "1 / log2(1 + rank), over ten steps that take away the most explaining first"),
+    "pos-p": Measure("lower", "share of ten steps with the item still in the top K, removing the most important first"),
+    "neg-p": Measure(
+        "higher", "share of ten steps with the item still in the top K, removing the least important first"
+    ),
+    "del-p": Measure("lower", "mean confidence over ten steps, removing the most important items first"),
+    "ins-p": Measure("higher", "mean confidence over ten steps, from the most important items alone"),
+    "ndcg-p": Measure("lower", "mean 1 / log2(1 + rank) over ten steps, removing the most important items first"),
 }
-"""Name before `@` -> direction and words."""
+"""Name before `@` -> what it means."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Steps:
-    """What happened along one kind of steps; one row for each user, one column for each step.
+    """Confidence and rank along one kind of steps; one row for each user, one column for each step.
 
     Attributes:
-        without: Confidence once the first items are taken away, float64 `[U, steps]`.
+        without: Confidence without the first items, float64 `[U, steps]`.
         alone: Confidence from the first items alone, float64 `[U, steps]`.
-        rank: Of the item, from 1, once the first items are taken away, float64 `[U, steps]`.
-        rank_last: Likewise once the last items are taken away; None where it was not asked for.
+        rank: Rank of the item, from 1, without the first items, float64 `[U, steps]`.
+        rank_last: Rank without the last items; None if it was not computed.
     """
 
     without: np.ndarray
@@ -84,34 +87,34 @@ class Steps:
     rank_last: np.ndarray | None = None
 
 
-def percent_sizes(lengths: np.ndarray) -> np.ndarray:
-    """How many items are gone after each percent step, int64 `[U, 11]`, for histories of these lengths `[U]`."""
-    step = np.arange(PARTS + 1)
-    sizes: np.ndarray = lengths[:, None] // PARTS * step + np.minimum(lengths[:, None] % PARTS, step)
+def percent_step_sizes(lengths: np.ndarray) -> np.ndarray:
+    """How many items each percent step removes, int64 `[U, 11]`, for histories of these lengths `[U]`."""
+    step = np.arange(PERCENT_PARTS + 1)
+    sizes: np.ndarray = lengths[:, None] // PERCENT_PARTS * step + np.minimum(lengths[:, None] % PERCENT_PARTS, step)
     return sizes
 
 
-def fixed_sizes(lengths: np.ndarray, explanation: Sequence[int]) -> np.ndarray:
-    """How many items an explanation of each length has, int64 `[U, E]`: all there are where the history is shorter."""
+def fixed_length_sizes(lengths: np.ndarray, explanation: Sequence[int]) -> np.ndarray:
+    """How many items an explanation of each length has, int64 `[U, E]`: the whole history if it is shorter."""
     sizes: np.ndarray = np.minimum(lengths[:, None], np.asarray(explanation, dtype=np.int64))
     return sizes
 
 
-def fixed_values(
+def fixed_length_measures(
     steps: Steps, whole: np.ndarray, explanation: Sequence[int], k: Sequence[int]
 ) -> dict[str, np.ndarray]:
     """cdcg, pos, del, ins at each length, float64 `[U]` each.
 
     Args:
         steps: One step for each length.
-        whole: Confidence with the whole history, float64 `[U]`; where it is not above 0, del and ins are NaN.
+        whole: Confidence with the whole history, float64 `[U]`; if it is not above 0, del and ins are NaN.
         explanation: The lengths Ke.
         k: The list lengths K of pos.
     """
     found = {}
     base = np.where(whole > 0, whole, np.nan)
     for place, length in enumerate(explanation):
-        found[f"cdcg@{length}"] = gain(steps.rank[:, place])
+        found[f"cdcg@{length}"] = discounted_gain(steps.rank[:, place])
         for cut in k:
             found[f"pos@{cut},{length}"] = (steps.rank[:, place] <= cut).astype(np.float64)
         found[f"del@{length}"] = steps.without[:, place] / base
@@ -119,18 +122,22 @@ def fixed_values(
     return found
 
 
-def percent_values(steps: Steps, k: Sequence[int]) -> dict[str, np.ndarray]:
-    """pos-p, neg-p, del-p, ins-p, ndcg-p, float64 `[U]` each; `steps` are those of `percent_sizes`."""
-    assert steps.rank_last is not None  # whoever asks for percent steps has both ends taken away
-    found = {"del-p": steps.without.mean(1), "ins-p": steps.alone.mean(1), "ndcg-p": gain(steps.rank).mean(1)}
+def percent_step_measures(steps: Steps, k: Sequence[int]) -> dict[str, np.ndarray]:
+    """pos-p, neg-p, del-p, ins-p, ndcg-p, float64 `[U]` each; `steps` are those of `percent_step_sizes`."""
+    assert steps.rank_last is not None  # percent steps remove items from both ends
+    found = {
+        "del-p": steps.without.mean(1),
+        "ins-p": steps.alone.mean(1),
+        "ndcg-p": discounted_gain(steps.rank).mean(1),
+    }
     for cut in k:
         found[f"pos-p@{cut}"] = (steps.rank <= cut).mean(1)
         found[f"neg-p@{cut}"] = (steps.rank_last <= cut).mean(1)
     return found
 
 
-def gain(rank: np.ndarray) -> np.ndarray:
-    """1 / log2(1 + rank): 1 at the top, towards 0 far down."""
+def discounted_gain(rank: np.ndarray) -> np.ndarray:
+    """1 / log2(1 + rank): 1 for the top item, towards 0 for low ranks."""
     discount: np.ndarray = 1.0 / np.log2(1.0 + rank)
     return discount
 

@@ -1,89 +1,120 @@
-"""The methods that need no sampling of players: exact sums, leaving one out, gradients. And how values become a result.
+"""The methods that sample no masks: exact sums, leaving one out, gradients; and how values become an Explanation.
 
-Legend: P players, T history values, L history length, S steps.
+Legend: P players, L history length, S nodes of an integral, K items.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from palate.data.ragged import Ragged
 from palate.errors import CannotAnswer
-from palate.explanation.content_path import integrated, reads
-from palate.explanation.explanation import Contribution, Explanation, Player
-from palate.explanation.players import Game
+from palate.explanation.content_path import integrated_content, reads_content
+from palate.explanation.explanation import (
+    AVERAGE_ITEM,
+    ITEM_BASELINE,
+    MIN_SHARE,
+    ROUNDING,
+    Contribution,
+    Explanation,
+    Player,
+)
+from palate.explanation.players import Game, relative_scores
 
-STEPS = 32
-"""Nodes of the integral over a gradient's way (Gauss and Legendre)."""
-NEAR = 1e-3
-"""How far a smoothly weighted history may be from the masked one at its ends, in units of their difference."""
+INTEGRATION_NODES = 32
+"""Nodes of the integral over a history's weights (Gauss and Legendre)."""
 
 
-def result(
+def explanation_of(
     game: Game,
     method: str,
-    base: float,
+    baseline: float,
     values: Tensor | np.ndarray,
     errors: Tensor | np.ndarray | None = None,
     notes: Sequence[str] = (),
     fit: float | None = None,
     players: Sequence[Player] | None = None,
 ) -> Explanation:
-    """The explanation that a method's numbers make.
+    """The explanation that a method's values make.
 
     Args:
         game: What was explained.
-        method: Its name.
-        base: The score with nothing known.
-        values: Of each player, `[P]`.
-        errors: Their standard errors; default: exact.
-        notes: Of the method, after those of the game.
-        fit: Of a surrogate.
-        players: Those that `values` are of; default: the game's.
+        method: The method's name.
+        baseline: The item's score relative to the average item with all players off.
+        values: Contribution of each player, `[P]`.
+        errors: Their standard errors. Defaults to 0, exact.
+        notes: Notes of the method, placed after those of the game.
+        fit: R2 of a surrogate.
+        players: The players that `values` belong to. Defaults to the game's.
     """
-    errors = np.zeros(len(values)) if errors is None else errors
-    found = [Contribution(kind="base", key=None, label="nothing known", value=float(base))]
-    for player, value, error in zip(players or game.players, values.tolist(), errors.tolist(), strict=True):
-        found.append(Contribution(**vars(player), value=float(value), error=float(error)))
+    errors, asked = np.zeros(len(values)) if errors is None else errors, game.asked
+    contributions = [
+        Contribution(**vars(player), value=float(value), error=float(error))
+        for player, value, error in zip(players or game.players, values.tolist(), errors.tolist(), strict=True)
+    ]
+    base = [Contribution(kind="base", key=ITEM_BASELINE, label=_baseline_label(game), value=float(baseline))]
+    if len(game.compared_C):
+        base.append(Contribution(kind="base", key=AVERAGE_ITEM, label="average item", value=asked.average))
+    found = [*base, *contributions]
+    residual = asked.score - sum(c.value for c in found)
     return Explanation(
         item=game.id,
         label=game.label,
-        score=game.given,
+        score=asked.score,
         contributions=tuple(sorted(found, key=lambda c: -abs(c.value))),
-        residual=game.given - sum(c.value for c in found),
+        residual=residual,
         method=method,
-        notes=(*game.notes, *notes),
+        rank=asked.rank,
+        notes=(*game.notes, *_residual_notes(game, residual, contributions), *notes),
         fit=fit,
     )
 
 
-def ends(game: Game) -> tuple[float, float]:
-    """The score with all players off, and with all on."""
+def _baseline_label(game: Game) -> str:
+    kinds = {player.kind for player in game.players}
+    if kinds == {"history"}:
+        return "this item without a history"
+    return "this item with no features or history known" if "history" in kinds else "this item without these features"
+
+
+def _residual_notes(game: Game, residual: float, contributions: Sequence[Contribution]) -> list[str]:
+    """What a residual worth speaking of consists of."""
+    asked = game.asked
+    largest = max((abs(c.value) for c in contributions), default=0.0)
+    if abs(residual) <= max(MIN_SHARE * largest, ROUNDING * max(abs(asked.score), abs(asked.average))):
+        return []
+    trained = (asked.score - asked.average) - (asked.explained_score - asked.explained_average)
+    joint = residual - trained
+    parts = [f"{trained:+.3g} by which the trained user vector differs from the fold-in of the history"]
+    parts = parts if abs(trained) > MIN_SHARE * abs(residual) else []
+    if abs(joint) > MIN_SHARE * abs(residual):
+        parts.append(f"{joint:+.3g} that contributions make only together and this method does not divide")
+    return [f"The residual of {residual:+.3g} consists of {' and '.join(parts)}."]
+
+
+def off_and_on(game: Game) -> tuple[float, float]:
+    """The item's score relative to the average item, with all players off and with all on."""
     off, on = game(torch.tensor([[False], [True]]).expand(-1, len(game.players))).tolist()
     return off, on
 
 
-@torch.no_grad()
-def parts(game: Game) -> tuple[float, Tensor] | None:
-    """Base and players' shares, `[P]`, as the model itself adds them up; None where it does not."""
-    if len(game.players) != game.history.stop:
-        return None
-    found = game.model._parts(game.queries, game.item)
-    if found is None:
-        return None
-    share_T, base = found
-    return base, torch.zeros(len(game.players)).index_add_(0, game.place_L, share_T)
+def is_additive(game: Game) -> bool:
+    """Whether the model adds up the score over the players.
+
+    `Model.additive` speaks of users who are answered from their history. A game about history items asks for no known
+    user, so it applies to every game whose players are all history items.
+    """
+    return game.model.additive and 0 < len(game.players) == game.history.stop
 
 
 def exact(game: Game, samples: int = 0, seed: int = 0) -> Explanation:
-    """The terms of a score that is a sum over the history, from the model itself.
+    """The terms of a score that is a sum over the history, as the model itself adds it up.
 
-    Of models that solve a system for the person (iALS, MF by least squares) it is the solution's sum, given the system.
+    For models that solve a system for each user (iALS, MF with loss mse), these are the terms of the solution, given
+    the user's system.
 
     Args:
         game: What is explained; its players must be history items.
@@ -92,109 +123,122 @@ def exact(game: Game, samples: int = 0, seed: int = 0) -> Explanation:
     Raises:
         CannotAnswer: The score is no such sum.
     """
-    found = parts(game)
-    if found is None:
-        raise misfit(game, "exact")
-    return result(game, "exact", found[0], found[1])
+    [found] = exact_of([game])
+    return found
+
+
+@torch.no_grad()
+def exact_of(games: Sequence[Game]) -> list[Explanation]:
+    """`exact` for several items of one query; the average item's terms are computed once."""
+    if not all(is_additive(game) for game in games):
+        raise unsupported_error(games[0], "exact")
+    first = games[0]
+    terms = [first.model.history_contributions(first.queries, item) for item in first.compared_C.tolist()]
+    average_L, rest = torch.zeros(len(first.player_L)), 0.0
+    if terms:
+        average_L, rest = torch.stack([share_L for share_L, _ in terms]).mean(0), float(np.mean([b for _, b in terms]))
+    found = []
+    for game in games:
+        share_L, base = game.model.history_contributions(game.queries, game.item)
+        value_X = torch.zeros(len(game.players) + 1).index_add_(0, game.player_L, (share_L - average_L).float())
+        baseline = base - rest + float(value_X[-1])  # What the item in its own history adds is no reason for it.
+        found.append(explanation_of(game, "exact", baseline, value_X[:-1]))
+    return found
 
 
 def occlusion(game: Game, samples: int = 0, seed: int = 0) -> Explanation:
-    """What the score loses when one player is switched off and all others stay on.
+    """What the score loses if one player is switched off and all others stay on.
 
     Args:
         game: What is explained.
         samples, seed: Not used: there is one mask for each player.
     """
-    count = len(game.players)
-    masks = torch.ones(count + 2, count, dtype=torch.bool)
-    masks[:count].fill_diagonal_(False)
-    masks[count] = False
-    scores = game(masks).double()
-    return result(game, "occlusion", float(scores[count]), scores[count + 1] - scores[:count])
+    masks_MP = _leave_one_out(len(game.players))
+    return _occluded(game, game(masks_MP))
+
+
+def occlusion_of(games: Sequence[Game]) -> list[Explanation]:
+    """`occlusion` for several items of one query; items with the same players share their masked queries."""
+    first = games[0]
+    if any(game.variants is not None or game.players != first.players for game in games):
+        return [occlusion(game) for game in games]
+    items_K = torch.tensor([game.item for game in games])
+    score_MK = first.relative(_leave_one_out(len(first.players)), items_K)
+    return [_occluded(game, score_MK[:, place]) for place, game in enumerate(games)]
+
+
+def _leave_one_out(count: int) -> Tensor:
+    """Masks without one player each, then all off, then all on, bool `[P + 2, P]`."""
+    ends = torch.tensor([[False], [True]]).expand(-1, count)
+    return torch.cat([~torch.eye(count, dtype=torch.bool), ends])
+
+
+def _occluded(game: Game, score_M: Tensor) -> Explanation:
+    score_M = score_M.double()
+    return explanation_of(game, "occlusion", float(score_M[-2]), score_M[-1] - score_M[:-2])
 
 
 def gradient(game: Game, samples: int = 0, seed: int = 0) -> Explanation:
-    """Integrated gradients, from nothing known to all (Sundararajan, Taly, Yan 2017): of a history, or of content.
+    """Integrated gradients from everything off to everything on (Sundararajan, Taly, Yan 2017).
 
-    Of a history by its weights: the way is a x for a from 0 to 1, x the model's input for the whole history, its scale
-    left as it is. Of columns and words see `palate.explanation.content_path`; the history stays as it is.
+    Over a history, the path is a x for a from 0 to 1, where x are the weights of the history values. Over columns and
+    words, see `palate.explanation.content_path`; the history stays as it is.
 
     Args:
         game: What is explained; its players must be history items, or columns and words.
-        samples, seed: Not used: the integral takes 32 points, of content up to 512.
+        samples, seed: Not used: the integral takes 32 nodes, over content up to 512.
 
     Raises:
-        CannotAnswer: The model does not read these players so that their weights can be differentiated.
+        CannotAnswer: The model does not declare gradients with respect to these players.
     """
-    values = integrated(game)
-    if values is not None:
-        return result(game, "gradient", ends(game)[0], values)
-    if not weighs(game):
-        raise misfit(game, "gradient")
-    node_S, weight_S = (torch.from_numpy(x).float() for x in np.polynomial.legendre.leggauss(STEPS))
-    soft_SL = ((node_S + 1) / 2).unsqueeze(1).expand(-1, len(game.place_L)).clone().requires_grad_()
+    if reads_content(game):
+        return explanation_of(game, "gradient", off_and_on(game)[0], integrated_content(game))
+    if not weights_history(game):
+        raise unsupported_error(game, "gradient")
+    node_S, share_S = (torch.from_numpy(x).float() for x in np.polynomial.legendre.leggauss(INTEGRATION_NODES))
+    own_L = game.player_L == len(game.players)  # The explained item itself always stays.
+    weight_SL = ((node_S + 1) / 2).unsqueeze(1).expand(-1, len(game.player_L)).masked_fill(own_L, 1.0)
+    weight_SL = weight_SL.clone().requires_grad_()
     with torch.enable_grad():
-        total = soft(game, soft_SL).sum()
-        (slope_SL,) = torch.autograd.grad(total, soft_SL)
-    value_L = (weight_S / 2) @ slope_SL
-    values = torch.zeros(len(game.players)).index_add_(0, game.place_L, value_L)
-    return result(game, "gradient", ends(game)[0], values)
+        (slope_SL,) = torch.autograd.grad(weighted_scores(game, weight_SL).sum(), weight_SL)
+    value_L = (share_S / 2) @ slope_SL
+    values = torch.zeros(len(game.players) + 1).index_add_(0, game.player_L, value_L)[:-1]
+    return explanation_of(game, "gradient", off_and_on(game)[0], values)
 
 
 def fits_gradient(game: Game) -> bool:
     """Whether `gradient` has an answer."""
-    return weighs(game) or reads(game)
+    return weights_history(game) or reads_content(game)
 
 
-def soft(game: Game, weight_SL: Tensor) -> Tensor:
-    """The item's score with each value of the history weighted, `[S]`, for models that read it as a weighted sum."""
-    asked, steps = game.queries, len(weight_SL)
-    whole_L = asked.history.values
-    history = Ragged.from_lengths(whole_L.repeat(steps), torch.full((steps,), len(whole_L)))
-    ratings = None if asked.ratings is None else asked.ratings.repeat(steps)
-    features = None if asked.features is None else asked.features.take(torch.zeros(steps, dtype=torch.int64))
-    history = replace(history, whole=(whole_L, weight_SL))
-    queries = replace(asked, user=asked.user.expand(steps), history=history, ratings=ratings, features=features)
-    score_S: Tensor = game.model._score_items(queries, torch.tensor([game.item]))[:, 0]
-    return score_S
+def weights_history(game: Game) -> bool:
+    """Whether all players are history items whose weights the model can be differentiated by."""
+    return "history" in game.model.gradients and 0 < len(game.players) == game.history.stop
 
 
-def weighs(game: Game) -> bool:
-    """Whether the model answers weights of 0 and 1 as it answers masks, and can be differentiated by them."""
-    if not game.players or len(game.players) != game.history.stop:
-        return False
-    weight_2L = torch.tensor([[0.0], [1.0]]).expand(-1, len(game.place_L)).clone().requires_grad_()
-    try:
-        with torch.enable_grad():
-            at_ends = soft(game, weight_2L)
-    except RuntimeError:  # numpy cannot take what is being differentiated
-        return False
-    off, on = ends(game)
-    near = (at_ends.detach() - torch.tensor([off, on])).abs() <= NEAR * max(abs(on - off), 1e-6)
-    return at_ends.requires_grad and _depends(at_ends, weight_2L) and bool(near.all())
+def weighted_scores(game: Game, weight_SL: Tensor) -> Tensor:
+    """The item's score relative to the average item, with each history value weighted, `[S]`."""
+    items_X = torch.cat([torch.tensor([game.item]), game.compared_C])
+    score_SX: Tensor = game.model._score_items(game.weighted(weight_SL), items_X)
+    return relative_scores(score_SX, 1)[:, 0]
 
 
-def _depends(scores: Tensor, weights: Tensor) -> bool:
-    (slope,) = torch.autograd.grad(scores.sum(), weights, allow_unused=True)
-    return slope is not None
-
-
-def misfit(game: Game, method: str) -> CannotAnswer:
-    """The error for a method that does not fit the model and players, with those that do."""
-    fitting = [name for name, fits in (("exact", parts(game) is not None), ("gradient", fits_gradient(game))) if fits]
+def unsupported_error(game: Game, method: str) -> CannotAnswer:
+    """The error for a method that does not fit the model and players; it names those that do."""
+    fitting = [name for name, fits in (("exact", is_additive(game)), ("gradient", fits_gradient(game))) if fits]
+    kinds = {player.kind for player in game.players}
+    features = sorted(kinds - {"history"})
+    if method == "exact" and features:
+        why = f"it explains history items only, and {', '.join(features)} was asked for too"
+    elif method == "exact":
+        why = "its score is not a sum over the history"
+    elif method == "grad-cam":
+        why = "no image of the item goes through a convolutional encoder of the model"
+    elif features and "history" in kinds:
+        why = f"it explains either the history or features, and both were asked for (history, {', '.join(features)})"
+    elif features:
+        why = f"its scores have no gradient with respect to these features ({', '.join(features)})"
+    else:
+        why = "its scores have no gradient with respect to the history"
     names = ", ".join([*fitting, "shap", "lime", "occlusion"])
-    kinds = {p.kind for p in game.players}
-    content = "it does not read what is known by encoders that can be differentiated"
-    why = {
-        "exact": "its score is no plain sum over the history",
-        "gradient": content
-        if "history" not in kinds
-        else "it does not read a history as a weighted sum that can be differentiated",
-        "grad-cam": "no image of the item goes through a convolutional encoder of its own",
-    }[method]
-    others = ", ".join(sorted(kinds - {"history"}))
-    if others and method == "exact":
-        why += f", or players other than history items were asked for ({others})"
-    if others and "history" in kinds and method == "gradient":
-        why = f"it takes a history, or what is known of user and item, and both were asked for (history, {others})"
-    return CannotAnswer(f"{method} does not fit {type(game.model).__name__}: {why}; these do: {names}")
+    return CannotAnswer(f"{method} is not available for {type(game.model).__name__}: {why}; use one of {names}")

@@ -1,4 +1,4 @@
-"""Pictures of what `fidelity` and `summarise` found, as PNG bytes. Needs matplotlib, the `plots` extra."""
+"""Plots of the results of `fidelity` and `summarise`, as PNG bytes. They need matplotlib, the `plots` extra."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import polars as pl
 
 from palate.evaluation.plots import COLOURS, DASHES, INK, PALE, panels, to_png
 from palate.explanation.fidelity_result import Fidelity
-from palate.explanation.measures import PARTS
+from palate.explanation.measures import PERCENT_PARTS
 from palate.explanation.orders import ORDERS
 from palate.explanation.plots import cut
 from palate.explanation.summary import Summary
 
-TOP = 12
+MAX_BARS = 12
 """Bars in a panel."""
-CURVES = 7
-"""Lines of partial dependence, those that move the score most."""
-LONG = 34
+MAX_CURVES = 7
+"""Curves of partial dependence, those with the largest range."""
+MAX_LABEL = 34
 """Characters of a label."""
 
 
 def fidelity_picture(found: Fidelity) -> bytes:
-    """Deletion and insertion curves, and the item's median rank along the deletion; orders without a model dashed."""
+    """Deletion and insertion curves, and the median rank along the deletion; orders without a model are dashed."""
     figure, axes = panels(3, 1, 4.3, 3.6)
-    share = np.linspace(0, 100, PARTS + 1)
+    share = np.linspace(0, 100, PERCENT_PARTS + 1)
     curves = (
-        ("without", "most explaining taken away (lower is better)", "confidence"),
-        ("alone", "most explaining alone (higher is better)", "confidence"),
-        ("rank", "most explaining taken away (higher is better)", "median rank"),
+        ("without", "most important items removed (lower is better)", "confidence"),
+        ("alone", "most important items alone (higher is better)", "confidence"),
+        ("rank", "most important items removed (higher is better)", "median rank"),
     )
     for axis, (name, title, label) in zip(axes, curves, strict=True):
         for place, method in enumerate(found.ranked()):
@@ -49,10 +49,10 @@ def fidelity_picture(found: Fidelity) -> bytes:
 
 
 def summary_picture(summary: Summary) -> bytes:
-    """The weightiest history items, features and words, and a line for each number that scores depend on."""
-    history, features = summary.history.head(TOP), summary.features.head(TOP)
+    """The history items, features and words that contribute most, and a partial dependence curve for each number."""
+    history, features = summary.history.head(MAX_BARS), summary.features.head(MAX_BARS)
     curves = summary.dependence.partition_by("side", "column", maintain_order=True)
-    curves = sorted(curves, key=lambda curve: -float(np.ptp(curve["change"].to_numpy())))[:CURVES]
+    curves = sorted(curves, key=lambda curve: -float(np.ptp(curve["change"].to_numpy())))[:MAX_CURVES]
     count = bool(history.height) + bool(features.height) + len(curves)
     across = 2 if count == 4 else min(max(count, 1), 3)
     down = -(-max(count, 1) // across)
@@ -61,30 +61,30 @@ def summary_picture(summary: Summary) -> bytes:
     if history.height:
         axis = next(left)
         _bars(axis, history["title"].to_list(), 100 * history["share"].to_numpy(), COLOURS[0])
-        axis.set_xlabel("percent of all contributions of history items", fontsize=9)
-        axis.set_title(f"What lists rest on: {summary.people:,} people", fontsize=10, loc="left")
+        axis.set_xlabel("percent of the contributions of all history items", fontsize=9)
+        axis.set_title(f"History items: {summary.users:,} users", fontsize=10, loc="left")
     if features.height:
         axis = next(left)
         _bars(axis, _names(features), features["mean_abs"].to_numpy(), COLOURS[1])
         axis.set_xlabel("mean |contribution|", fontsize=9)
-        axis.set_title("What is known of users and items", fontsize=10, loc="left")
+        axis.set_title("Features of users and items", fontsize=10, loc="left")
     for curve in curves:
         axis = next(left)
         axis.plot(curve["value"], curve["change"], color=COLOURS[2], marker="o", markersize=3)
         axis.axhline(0, color=PALE, linewidth=0.8, linestyle=":")
         axis.set_xlabel(f"{curve['side'][0]}'s {curve['column'][0]}", fontsize=9)
-        axis.set_ylabel("change of the mean score", fontsize=9)
+        axis.set_ylabel("change in mean score", fontsize=9)
         axis.set_title(f"Partial dependence: {curve['column'][0]}", fontsize=10, loc="left")
     return to_png(figure, axes, count)
 
 
 def _bars(axis: Any, names: Sequence[str], values: np.ndarray, colour: str) -> None:
-    """Bars, the first on top, with their values."""
+    """Horizontal bars with their values, the first on top."""
     place = np.arange(len(names))[::-1]
     axis.barh(place, values, height=0.66, color=colour, alpha=0.85)
     for y, value in zip(place, values, strict=True):
         axis.text(value, y, f" {value:.3g}", va="center", fontsize=8, color=INK)
-    axis.set_yticks(place, [cut(name, LONG) for name in names])
+    axis.set_yticks(place, [cut(name, MAX_LABEL) for name in names])
     axis.margins(x=0.14)
     axis.set_xlim(left=0)
 

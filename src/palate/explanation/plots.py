@@ -1,6 +1,6 @@
-"""Pictures of one explanation: signed bars, a text with its words shaded, a heat map over an image.
+"""Plots of one explanation: signed bars, a text with its words shaded, a heat map over an image.
 
-PNG bytes need matplotlib, the `plots` extra, which is imported only when a picture is made; the HTML needs nothing.
+PNG bytes need matplotlib, the `plots` extra, which is imported only when a plot is made. HTML needs nothing.
 
 Legend: C channels, H height, W width.
 """
@@ -15,40 +15,40 @@ import numpy as np
 
 from palate.errors import CannotAnswer
 from palate.evaluation.plots import COLOURS, INK, PALE, panels, to_png
-from palate.explanation.explanation import BEYOND, Contribution, Explanation
+from palate.explanation.explanation import STANDARD_ERRORS, Contribution, Explanation
 
-FOR, AGAINST = COLOURS[0], COLOURS[1]
-"""Blue speaks for the item, orange against it."""
-STRONGEST = 0.75
+POSITIVE, NEGATIVE = COLOURS[0], COLOURS[1]
+"""Blue raises the score, orange lowers it."""
+MAX_OPACITY = 0.75
 """Opacity of the largest contribution's shade."""
-LINE = 74
-"""Characters in a line of a text's picture."""
+LINE_LENGTH = 74
+"""Characters in a line of a plotted text."""
 
 
 def bars(explanation: Explanation, top: int = 12) -> bytes:
-    """One bar for each of the largest contributions, the others and the residual as one each, from base to score.
+    """Plot the largest contributions as bars, with one bar for all others and one for the residual.
 
     Args:
-        explanation: Any.
-        top: Contributions with a bar of their own.
+        explanation: Any explanation.
+        top: How many contributions have a bar of their own.
     """
-    told = explanation.of()
-    rows = [(cut(c.label), c.value, c.error) for c in told[:top]]
-    rest = told[top:]
+    contributions = explanation.of()
+    rows = [(cut(c.label), c.value, c.error) for c in contributions[:top]]
+    rest = contributions[top:]
     if rest:
         rows.append((f"{len(rest)} others", sum(c.value for c in rest), sum(c.error**2 for c in rest) ** 0.5))
     rows.append(("residual", explanation.residual, 0.0))
     figure, axes = panels(1, 1, 7.2, 1.15 + 0.28 * len(rows))
     axis = axes[0]
-    reach = max([abs(value) + BEYOND * error for _, value, error in rows] + [1e-12])
+    reach = max([abs(value) + STANDARD_ERRORS * error for _, value, error in rows] + [1e-12])
     for place, (name, value, error) in enumerate(reversed(rows)):
-        colour = PALE if name == "residual" else FOR if value > 0 else AGAINST
+        colour = PALE if name == "residual" else POSITIVE if value > 0 else NEGATIVE
         axis.barh(place, value, height=0.66, color=colour, alpha=0.85)
         if error:
-            ends = [value - BEYOND * error, value + BEYOND * error]
+            ends = [value - STANDARD_ERRORS * error, value + STANDARD_ERRORS * error]
             axis.plot(ends, [place, place], color=INK, linewidth=1.2, solid_capstyle="butt")
         side = 1 if value >= 0 else -1
-        end = value + side * (BEYOND * error + 0.02 * reach)
+        end = value + side * (STANDARD_ERRORS * error + 0.02 * reach)
         axis.text(
             end,
             place,
@@ -60,12 +60,15 @@ def bars(explanation: Explanation, top: int = 12) -> bytes:
         )
     axis.set_yticks(range(len(rows)), [name for name, _, _ in reversed(rows)])
     axis.axvline(0, color=INK, linewidth=0.8)
-    low, high = min(0.0, *(v - BEYOND * e for _, v, e in rows)), max(0.0, *(v + BEYOND * e for _, v, e in rows))
+    low, high = (
+        min(0.0, *(v - STANDARD_ERRORS * e for _, v, e in rows)),
+        max(0.0, *(v + STANDARD_ERRORS * e for _, v, e in rows)),
+    )
     axis.set_xlim(low - (0.22 * reach if low < 0 else 0.04 * reach), high + 0.22 * reach)
     axis.set_ylim(-0.6, len(rows) - 0.4)
-    axis.set_xlabel("part of the score; lines are two standard errors", fontsize=9)
+    axis.set_xlabel("contribution to the score; lines are intervals of two standard errors", fontsize=9)
     axis.set_title(
-        f"{cut(explanation.label, 50)}: score {explanation.score:.3g}, {explanation.base:.3g} with nothing known "
+        f"{cut(explanation.label, 50)}: score {explanation.score:.3g}, {explanation.base:.3g} without contributions "
         f"({explanation.method})",
         fontsize=10,
         loc="left",
@@ -74,7 +77,7 @@ def bars(explanation: Explanation, top: int = 12) -> bytes:
 
 
 def shaded_html(explanation: Explanation, tokens: Sequence[str], column: str) -> str:
-    """A text as HTML, each word on a shade of blue (speaks for the item) or orange (against it).
+    """A text as HTML, each word on a shade of blue (raises the score) or orange (lowers it).
 
     Args:
         explanation: With words as players.
@@ -82,7 +85,7 @@ def shaded_html(explanation: Explanation, tokens: Sequence[str], column: str) ->
         column: The text's column.
 
     Raises:
-        CannotAnswer: No word of this column was explained.
+        CannotAnswer: The explanation has no words of this column.
     """
     spans = []
     for token, value, share in _shades(explanation, tokens, column):
@@ -91,16 +94,16 @@ def shaded_html(explanation: Explanation, tokens: Sequence[str], column: str) ->
         spans.append(f'<span style="{style}" title="{value:+.4f}">{html.escape(token)}</span>')
     return (
         f'<figure style="font: 16px/1.9 sans-serif; max-width: 46em">\n<p>{" ".join(spans)}</p>\n'
-        f"<figcaption>{html.escape(explanation.label)}: what the words of its {html.escape(column)} add to the score "
-        f"(blue) or take off (orange), {html.escape(explanation.method)}</figcaption>\n</figure>\n"
+        f"<figcaption>{html.escape(explanation.label)}: words of its {html.escape(column)} that raise the score "
+        f"(blue) or lower it (orange), by {html.escape(explanation.method)}</figcaption>\n</figure>\n"
     )
 
 
 def shaded(explanation: Explanation, tokens: Sequence[str], column: str) -> bytes:
-    """The same as a picture; arguments and errors as of `shaded_html`."""
+    """The same as a PNG; arguments and errors as of `shaded_html`."""
     lines: list[list[tuple[str, float, float]]] = [[]]
     for token, value, share in _shades(explanation, tokens, column):
-        if sum(len(t) + 1 for t, _, _ in lines[-1]) + len(token) > LINE and lines[-1]:
+        if sum(len(t) + 1 for t, _, _ in lines[-1]) + len(token) > LINE_LENGTH and lines[-1]:
             lines.append([])
         lines[-1].append((token, value, share))
     figure, axes = panels(1, 1, 7.6, 0.8 + 0.3 * len(lines))
@@ -113,11 +116,11 @@ def shaded(explanation: Explanation, tokens: Sequence[str], column: str) -> byte
                 bbox={"boxstyle": "round,pad=0.15", "facecolor": _colour(value), "alpha": share, "linewidth": 0},
             )  # fmt: skip
             place += len(token) + 1
-    axis.set_xlim(-0.5, LINE)
+    axis.set_xlim(-0.5, LINE_LENGTH)
     axis.set_ylim(-len(lines) + 0.4, 0.7)
     axis.set_axis_off()
     axis.set_title(
-        f"{cut(explanation.label, 44)}: words of its {column}, for it blue, against it orange ({explanation.method})",
+        f"{cut(explanation.label, 44)}: words of its {column}; blue raises, orange lowers ({explanation.method})",
         fontsize=10,
         loc="left",
     )
@@ -125,7 +128,7 @@ def shaded(explanation: Explanation, tokens: Sequence[str], column: str) -> byte
 
 
 def heat_map(explanation: Explanation, image: np.ndarray, column: str) -> bytes:
-    """An image, and beside it the same in grey under its regions' contributions.
+    """An image, and beside it the image in grey under its regions' contributions.
 
     Args:
         explanation: With regions as players.
@@ -133,11 +136,11 @@ def heat_map(explanation: Explanation, image: np.ndarray, column: str) -> bytes:
         column: The image's column.
 
     Raises:
-        CannotAnswer: No region of this column was explained.
+        CannotAnswer: The explanation has no regions of this column.
     """
     regions = [c for c in explanation.of("region") if c.key[0] == column]
     if not regions:
-        raise CannotAnswer(f"no region of {column} was explained; ask for kinds=['region'] (--by region)")
+        raise CannotAnswer(f"the explanation has no regions of {column}; ask for kinds=['region'] (--by region)")
     value_HW = np.zeros(image.shape[1:])
     for c in regions:
         top, left, bottom, right = c.key[1]
@@ -151,13 +154,13 @@ def heat_map(explanation: Explanation, image: np.ndarray, column: str) -> bytes:
     axes[1].imshow(picture.mean(0), cmap="gray", vmin=-60, vmax=255)
     shown = axes[1].imshow(
         value_HW,
-        cmap=_map(),
+        cmap=_colour_map(),
         vmin=-reach,
         vmax=reach,
         interpolation="bilinear",
         alpha=0.3 + 0.5 * np.abs(value_HW) / reach,
     )
-    axes[1].set_title(f"for it blue, against it orange ({explanation.method})", fontsize=9, loc="left")
+    axes[1].set_title(f"blue raises the score, orange lowers it ({explanation.method})", fontsize=9, loc="left")
     for axis in axes:
         axis.set_xticks([])
         axis.set_yticks([])
@@ -165,26 +168,26 @@ def heat_map(explanation: Explanation, image: np.ndarray, column: str) -> bytes:
     return to_png(figure, axes, 2)
 
 
-def _map() -> Any:
+def _colour_map() -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("signed", [AGAINST, "#FFFFFF", FOR])
+    return LinearSegmentedColormap.from_list("signed", [NEGATIVE, "#FFFFFF", POSITIVE])
 
 
 def _shades(explanation: Explanation, tokens: Sequence[str], column: str) -> list[tuple[str, float, float]]:
-    """Each word with its contribution and how strongly it is shaded."""
+    """Each word with its contribution and the opacity of its shade."""
     value_of: dict[str, Contribution] = {c.label: c for c in explanation.of("word") if c.key[0] == column}
     if not value_of:
-        raise CannotAnswer(f"no word of {column} was explained; ask for kinds=['word'] (--by word)")
+        raise CannotAnswer(f"the explanation has no words of {column}; ask for kinds=['word'] (--by word)")
     reach = max(abs(c.value) for c in value_of.values()) or 1.0
     values = [value_of[token].value if token in value_of else 0.0 for token in tokens]
-    return [(t, v, STRONGEST * abs(v) / reach) for t, v in zip(tokens, values, strict=True)]
+    return [(t, v, MAX_OPACITY * abs(v) / reach) for t, v in zip(tokens, values, strict=True)]
 
 
 def _colour(value: float) -> str:
-    return FOR if value >= 0 else AGAINST
+    return POSITIVE if value >= 0 else NEGATIVE
 
 
 def cut(text: str, width: int = 40) -> str:
-    """A label that fits."""
+    """A text shortened to `width` characters."""
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"

@@ -1,8 +1,8 @@
-"""Variants: one item under other features, as items that follow after those a model knows.
+"""ItemVariants: one item with some of its features unknown, as new items that follow those a model knows.
 
-A model that takes new items encodes the masked features as such (`Model.with_items`). Where it knows the item by its id
-too (an own vector, a distance from what its content says), that part stays: each row that the model keeps of the item
-moves only by the difference that the features make, stored + encoded(masked) - encoded(as they are).
+The model encodes the masked features as it encodes new items (`Model.with_items`). If it also knows the item by its id
+(an embedding of its own, an offset from what its content predicts), that part is kept: each row that the model stores
+of the item changes by what masking changes in the encoding, stored + encoded(masked) - encoded(unmasked).
 
 Legend: U variants, P players.
 """
@@ -12,46 +12,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from palate.explanation.sides import Side
+from palate.explanation.maskable_features import MaskableFeatures
 from palate.models.base import Model
 
 
-class Variants:
-    """One item with some of its features known, for a model that takes new items.
+class ItemVariants:
+    """One item with some of its features masked, for a model that scores new items.
 
     Args:
         model: Fitted.
-        item: An index.
-        side: What is known of it.
-        own: Whether what the model knows of the item beside its features is kept; see the module.
+        item: Item index.
+        features: The item's features.
     """
 
-    def __init__(self, model: Model, item: int, side: Side, own: bool) -> None:
-        self.model, self.item, self.side, self.own = model, item, side, own
-        self.plain = self._grown(torch.ones(1, len(side.players), dtype=torch.bool)) if own else None
+    def __init__(self, model: Model, item: int, features: MaskableFeatures) -> None:
+        self.model, self.item, self.features = model, item, features
+        self._unmasked = self._with_variants(torch.ones(1, len(features.players), dtype=torch.bool))
 
     def __call__(self, mask_UP: Tensor) -> Model:
         """The model with U more items, the last ones: the item with the players on that each mask holds."""
-        grown = self._grown(mask_UP)
-        if self.plain is not None:
-            plain, before = dict(self.plain.named_modules()), dict(self.model.named_modules())
-            for name, part in grown.named_modules():
-                if isinstance(part, Model) and part is not before[name]:
-                    self._keep(part._buffers, plain[name]._buffers, before[name]._buffers)
-        return grown
-
-    def _grown(self, mask_UP: Tensor) -> Model:
-        variants = self.side.variants(mask_UP)
-        assert variants is not None  # a side with players has a row
-        return self.model.with_items(variants)
-
-    def _keep(
-        self, grown: dict[str, Tensor | None], plain: dict[str, Tensor | None], before: dict[str, Tensor | None]
-    ) -> None:
-        """Move the new rows of each buffer by what is known of the item beside its features."""
-        for name, stored in before.items():
-            rows, own = grown[name], plain[name]
-            if stored is None or rows is None or own is None or rows is stored or not rows.is_floating_point():
+        larger, first = self._with_variants(mask_UP), self.model.spec.n_items
+        stored, unmasked = dict(self.model.named_buffers()), dict(self._unmasked.named_buffers())
+        for name, rows in larger.named_buffers():
+            before = stored.get(name)
+            if before is None or rows is before or "fallback." in name:
                 continue
-            if len(stored) == self.model.spec.n_items and len(own) == len(stored) + 1:
-                rows[len(stored) :] += stored[self.item] - own[-1]
+            if rows.is_floating_point() and rows.dim() and len(rows) == first + len(mask_UP):
+                rows[first:] += before[self.item] - unmasked[name][-1]
+        return larger
+
+    def _with_variants(self, mask_UP: Tensor) -> Model:
+        variants = self.features.variants(mask_UP)
+        assert variants is not None  # features with players have a row
+        return self.model.with_items(variants)

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
-from palate.models.autorec import IAutoRec, UAutoRec
+from palate.models.autoencoders.autorec import IAutoRec, UAutoRec
+from palate.models.autoencoders.cdae import CDAE
+from palate.models.autoencoders.multvae import MultDAE, MultVAE
+from palate.models.autoencoders.recvae import RecVAE
+from palate.models.autoencoders.sparsefc import SparseFC
 from palate.models.base import GradientModel, Model
-from palate.models.bayes_mf import BayesMF
-from palate.models.bias import Bias
-from palate.models.blend import MEMBERS, Blend
-from palate.models.cdae import CDAE
-from palate.models.content_cnn import ImageRecommender, TextRecommender
-from palate.models.content_ials import ContentIALS
-from palate.models.content_knn import ContentKNN
-from palate.models.convmf import ConvMF
-from palate.models.deepfm import DeepFM
-from palate.models.dropoutnet import DropoutNet
-from palate.models.ease import EASE, EDLAE
-from palate.models.hybrid import Hybrid
-from palate.models.ials import IALS
-from palate.models.knn import ItemKNN, UserKNN
-from palate.models.mf import MF
-from palate.models.multvae import MultDAE, MultVAE
-from palate.models.ncf import GMF, MLP, NeuMF
-from palate.models.popularity import Popularity
-from palate.models.puresvd import PureSVD
-from palate.models.recvae import RecVAE
-from palate.models.rp3beta import RP3beta
-from palate.models.sparse_ease import SparseEASE
-from palate.models.sparsefc import SparseFC
-from palate.models.svdpp import SVDpp
-from palate.models.two_tower import TwoTower
-from palate.models.vbpr import VBPR
+from palate.models.baselines.bias import Bias
+from palate.models.baselines.popularity import Popularity, RecentPopularity
+from palate.models.content.cnn import ImageRecommender, TextRecommender
+from palate.models.content.content_ials import ContentIALS
+from palate.models.content.content_knn import ContentKNN
+from palate.models.content.convmf import ConvMF
+from palate.models.content.deepfm import DeepFM
+from palate.models.content.two_tower import TwoTower
+from palate.models.content.vbpr import VBPR
+from palate.models.graph.filters import GFCF, TurboCF
+from palate.models.graph.graph_net import LightGCN, XSimGCL
+from palate.models.hybrid.blend import Blend
+from palate.models.hybrid.dropoutnet import DropoutNet
+from palate.models.hybrid.hybrid import Hybrid
+from palate.models.linear.ease import EASE, EDLAE
+from palate.models.linear.puresvd import PureSVD
+from palate.models.linear.sparse_ease import SparseEASE
+from palate.models.mf.bayes_mf import BayesMF
+from palate.models.mf.ials import IALS
+from palate.models.mf.mf import MF
+from palate.models.mf.svdpp import SVDpp
+from palate.models.ncf.ncf import GMF, MLP, NeuMF
+from palate.models.neighbours.knn import ItemKNN, UserKNN
+from palate.models.neighbours.rp3beta import RP3beta
+from palate.models.sequence.gru4rec import GRU4Rec
+from palate.models.sequence.markov import Markov
+from palate.models.sequence.nextitnet import NextItNet
+from palate.models.sequence.sasrec import SASRec
+from palate.models.sequence.vmis_knn import VMISKNN
 
 __all__ = ["MODELS", "GradientModel", "Model"]
 
 MODELS: dict[str, type[Model]] = {
     "popularity": Popularity,
+    "recent-popularity": RecentPopularity,
     "bias": Bias,
     "mf": MF,
     "gmf": GMF,
@@ -48,6 +56,15 @@ MODELS: dict[str, type[Model]] = {
     "ease": EASE,
     "edlae": EDLAE,
     "sparse-ease": SparseEASE,
+    "gf-cf": GFCF,
+    "turbo-cf": TurboCF,
+    "lightgcn": LightGCN,
+    "xsimgcl": XSimGCL,
+    "markov": Markov,
+    "vmis-knn": VMISKNN,
+    "sasrec": SASRec,
+    "gru4rec": GRU4Rec,
+    "nextitnet": NextItNet,
     "cdae": CDAE,
     "multdae": MultDAE,
     "multvae": MultVAE,
@@ -69,4 +86,3 @@ MODELS: dict[str, type[Model]] = {
     "hybrid": Hybrid,
     "blend": Blend,
 }
-MEMBERS.update(MODELS)

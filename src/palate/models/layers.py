@@ -1,4 +1,8 @@
-"""Blocks that two models or more use."""
+"""Functions that two models or more use.
+
+Legend: B queries, N items, I items asked about, D width, L history length, T history values of all queries, U distinct
+items of a history.
+"""
 
 from __future__ import annotations
 
@@ -10,46 +14,84 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from palate.data.ragged import Ragged
+from palate.data.ragged import MaskedHistories, Ragged
 from palate.errors import DataError
 
 SHRINK = 10.0
 """Weight, in ratings, of the overall mean in a user's or item's mean."""
 
 
-def kept(shape: Sequence[int], dropout: float) -> Tensor:
-    """Which entries dropout keeps, bool of that shape, each with probability `1 - dropout` (to 1 / 65,536).
+def dropout_mask(shape: Sequence[int], dropout: float, device: torch.device | None = None) -> Tensor:
+    """Which entries dropout keeps, bool of the given shape, each with probability `1 - dropout` (to 1 / 65,536).
 
-    One number of torch's own generator decides on four entries, where `F.dropout` draws one for each.
+    One number of torch's global generator decides on four entries, where `F.dropout` draws one number for each.
+
+    Args:
+        shape: Shape of the mask.
+        dropout: Probability that an entry is dropped.
+        device: Device of the mask. Defaults to the CPU.
     """
     count = math.prod(shape)
-    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
+    bits = torch.empty(-(-count // 4), dtype=torch.int64, device=device).random_(torch.iinfo(torch.int64).min, None)
     return bits.view(torch.int16)[:count].view(shape) >= int(dropout * 2**16) - 2**15
 
 
 def sum_rows(table_ND: Tensor, history: Ragged, weight: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """For each history the sum of its items' rows, `[B, D]`: the product of a sparse matrix with a dense one.
+    """Sum of each history's item rows, `[B, D]`: the product of a sparse matrix with a dense one.
 
     Args:
         table_ND: One row for each item.
-        history: Item indices.
-        weight: float32 `[total]`, one factor for each value of `history`; default 1.
-        dropout: Share of the values left out, at random; the rest is scaled up.
+        history: Item indices, B rows. An item that occurs twice is added twice; see `distinct_history`.
+        weight: float32 `[T]`, a factor for each value of `history`. Defaults to 1.
+        dropout: Probability that a value is dropped; the others are scaled up by `1 / (1 - dropout)`.
     """
     if dropout:
-        there = kept(history.values.shape, dropout)
-        weight = torch.ones(len(history.values)) if weight is None else weight
-        history, weight = history.keep(there), weight[there] / (1 - dropout)
-    if history.whole is None:
+        mask = dropout_mask(history.values.shape, dropout, history.values.device)
+        weight = torch.ones(len(mask), device=mask.device) if weight is None else weight
+        history, weight = history.keep(mask), weight[mask] / (1 - dropout)
+    if not isinstance(history, MaskedHistories):
         return F.embedding_bag(history.values, table_ND, history.offsets[:-1], mode="sum", per_sample_weights=weight)
-    # Parts of one history: a dense product with its few rows, which stay in cache.
-    whole_L, keep_BL = history.whole
-    factor_BL = keep_BL.to(table_ND.dtype)
-    if weight is not None and keep_BL.is_floating_point():
-        factor_BL = factor_BL * weight.view_as(factor_BL)
-    elif weight is not None:
-        factor_BL[keep_BL] = weight
-    return factor_BL @ table_ND[whole_L]
+    # All rows are versions of one history: a dense product with its few table rows, which stay in cache.
+    factor_BL = history.mask.to(table_ND.dtype) if history.weight is None else history.weight
+    if weight is not None:
+        factor_BL = torch.zeros_like(factor_BL).masked_scatter(history.mask, weight) * factor_BL
+    return factor_BL @ table_ND[history.whole]
+
+
+def distinct_history(history: Ragged) -> Ragged:
+    """The same histories with every item once, where it first occurs: what a model reads that takes a history as a set.
+
+    Of a `MaskedHistories` an item is kept if any of its occurrences is, with the largest of their weights.
+    """
+    if isinstance(history, MaskedHistories):
+        return _distinct_masked(history)
+    first_T = first_occurrences(history)
+    return history if bool(first_T.all()) else history.keep(first_T)
+
+
+def first_occurrences(history: Ragged) -> Tensor:
+    """Which history values are the first occurrence of their item in their row, bool `[T]`."""
+    first_T = torch.ones(len(history.values), dtype=torch.bool, device=history.values.device)
+    if len(first_T):
+        key = history.row_of_value * (history.values.max() + 1) + history.values
+        ordered = key.sort(stable=True)
+        first_T[ordered.indices[1:]] = ordered.values[1:] != ordered.values[:-1]
+    return first_T
+
+
+def _distinct_masked(history: MaskedHistories) -> Ragged:
+    item_U, place_L = torch.unique(history.whole, return_inverse=True)
+    if len(item_U) == len(place_L):
+        return history
+    place_BL = place_L.expand(len(history), -1)
+
+    def largest(value_BL: Tensor) -> Tensor:
+        zero_BU = value_BL.new_zeros(len(history), len(item_U))
+        return zero_BU.scatter_reduce(1, place_BL, value_BL, "amax", include_self=False)
+
+    if history.weight is not None:
+        return MaskedHistories.weighted(item_U, largest(history.weight))
+    return MaskedHistories.masked(item_U, largest(history.mask.to(torch.uint8)).bool())
 
 
 def outputs(layer: nn.Linear, hidden_BD: Tensor, item_I: Tensor) -> Tensor:
@@ -58,37 +100,37 @@ def outputs(layer: nn.Linear, hidden_BD: Tensor, item_I: Tensor) -> Tensor:
 
 
 def standardised(scores_BN: Tensor, like_BM: Tensor | None = None) -> Tensor:
-    """`(s - m) / d` with mean and standard deviation of each row; a row of equal scores says nothing and gives zeros.
+    """`(s - m) / d` with mean m and standard deviation d of each row; a row of equal scores gives zeros.
 
     Args:
         scores_BN: Scores.
-        like_BM: Scores that m and d are taken from; default the same.
+        like_BM: Scores that m and d are taken from. Defaults to `scores_BN`.
     """
     spread_B1, mean_B1 = torch.std_mean(scores_BN if like_BM is None else like_BM, dim=1, correction=0, keepdim=True)
-    # Where all scores are equal their spread is rounding.
-    told_B1 = spread_B1 > 1e-6 * mean_B1.abs()
-    return (scores_BN - mean_B1) * torch.where(told_B1, 1 / spread_B1, 0.0)
+    # The spread of equal scores is rounding error.
+    varies_B1 = spread_B1 > 1e-6 * mean_B1.abs()
+    return (scores_BN - mean_B1) * torch.where(varies_B1, 1 / spread_B1, 0.0)
 
 
-def memory() -> int:
+def machine_memory() -> int:
     """Bytes of memory the machine has."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def require_memory(needed: int, who: str, instead: str) -> None:
-    """Refuse a model that will not fit, before anything is allocated.
+    """Refuse a model that does not fit into memory, before anything is allocated.
 
     Args:
         needed: Bytes at the peak.
         who: The model's name.
-        instead: The model to use in its place.
+        instead: What to use in its place.
 
     Raises:
-        DataError: Names the bytes needed, those there are, and the other model.
+        DataError: Names the bytes needed, the bytes available, and what to use instead.
     """
-    there = memory()
-    if needed > there:
+    available = machine_memory()
+    if needed > available:
         raise DataError(
-            f"{who} needs {needed / 1e9:.1f} GB of memory for this catalogue and the machine has {there / 1e9:.1f} GB; "
-            f"use {instead}"
+            f"{who} needs {needed / 1e9:.1f} GB of memory for this catalogue and the machine has "
+            f"{available / 1e9:.1f} GB; use {instead}"
         )

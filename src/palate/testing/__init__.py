@@ -1,4 +1,4 @@
-"""The contract tests: what every model promises, as functions that anybody can run on a model of their own.
+"""The contract tests: the promises of every model, as functions that you can run on a model of your own.
 
     import pytest
     from palate.testing import CHECKS, Case
@@ -7,8 +7,8 @@
     def test_contract(check):
         check(Case(MyModel))
 
-A check returns nothing, or raises an `AssertionError` that says which promise was broken. The data are made-up people
-with planted tastes (`planted`): whoever learns anything of them ranks what they chose later above what is as popular.
+A check returns nothing, or raises an `AssertionError` that names the broken promise. The data (`planted`) are synthetic
+users with planted tastes: a model that learns them ranks a user's held-out choices above equally popular items.
 """
 
 from palate.testing.case import Case, planted

@@ -12,20 +12,20 @@ import torch
 
 from palate.config import Training
 from palate.data.dataset import Dataset, Queries
-from palate.data.parts import Split
+from palate.data.splits.build import Split
 from palate.models.base import Model
 
 BRIEF = 2
-"""Epochs where it does not matter how good the weights are."""
+"""Epochs of fits whose quality does not matter."""
 
 
 @cache
 def planted() -> Split:
-    """160 people of four tastes and 80 items of four topics; a fifth of the 2,400 interactions is test.
+    """160 users of four tastes and 80 items of four topics; a fifth of the 2,400 interactions is the test part.
 
-    A person of taste g takes 11 items of topic g and 4 others, some items rather than others, and rates the former two
-    points higher, about; some people are kinder and some items better. An item's `genre` is its topic, a user's `club`
-    is their taste.
+    A user of taste g chooses 11 items of topic g and 4 others; some items are chosen more often than others. Ratings of
+    the former are about two points higher; users and items also have rating biases. An item's `genre` is its topic, and
+    a user's `club` is the user's taste.
     """
     rng = np.random.default_rng(0)
     topic, fame = np.arange(80) % 4, rng.lognormal(0, 0.5, 80)
@@ -46,16 +46,30 @@ def planted() -> Split:
     return Dataset.from_frame(frame, things, users, rating_scale=(1.0, 5.0)).split("random", valid=0, test=0.2)
 
 
+@cache
+def planted_with_new() -> Split:
+    """Planted data whose validation part holds users and items that the training part lacks, beside known ones."""
+    data = planted().train
+    new = (data.user >= data.n_users - 20) | (data.item >= data.n_items - 10)
+    later = new | (np.arange(len(data)) % 7 == 0)
+    parts = data.frame().select("user_id", "item_id").with_columns(part=pl.Series(np.where(later, "valid", "train")))
+    test = planted().test.frame().select("user_id", "item_id").with_columns(part=pl.lit("test"))
+    whole = Dataset.from_frame(
+        pl.concat([data.frame(), planted().test.frame()]), data.item_table, data.user_table, rating_scale=(1.0, 5.0)
+    )
+    return whole.split("predefined", parts=pl.concat([parts, test]))
+
+
 @dataclass(frozen=True, eq=True)
 class Case:
     """A model under test.
 
     Attributes:
-        model: Its class.
-        config: Default: the defaults of its `Config`.
-        training: Enough to learn the planted tastes in well under a second.
-        parts: Its train and test parts are used; default `planted()`.
-        popular: The model is one score for each item, the same for everybody; it need not beat popularity.
+        model: The model's class.
+        config: The model's settings. Defaults to `Config()`.
+        training: Training settings that learn the planted tastes in well under a second.
+        parts: The train and test parts of the data. Defaults to `planted()`.
+        popular: Whether the model scores items the same for all users, and so need not beat popularity.
     """
 
     model: type[Model]
@@ -66,32 +80,37 @@ class Case:
 
     @property
     def train(self) -> Dataset:
-        """What the model learns from."""
+        """The training data."""
         return self.parts.train
 
     def new(self, data: Dataset | None = None) -> Model:
-        """A model as it comes, sized for `data`."""
+        """A new model, built for `data`."""
         config = self.model.Config() if self.config is None else self.config
         return self.model(config, self.model.spec_of(data or self.train))
 
     def fit(self, data: Dataset | None = None, seed: int = 0, epochs: int | None = BRIEF) -> Model:
-        """A fitted model."""
+        """A fitted model.
+
+        Args:
+            data: The training data. Defaults to that of the case.
+            seed: Seed of training.
+            epochs: Number of epochs; None for the model's own.
+        """
         model = self.new(data)
         model.fit(data or self.train, replace(self.training, seed=seed, epochs=epochs))
         return model
 
     def known(self, model: Model) -> Queries:
-        """Every user of train, with their history."""
+        """Queries to `model` of all users of the training data, with their histories."""
         return self.train.queries(np.arange(self.train.n_users), model.spec)
 
     def mixed(self, model: Model) -> Queries:
-        """Six known users, the histories of five strangers, and a stranger without any."""
+        """Queries to `model` of six known users, of five unknown users with a history, and of one without."""
         some = self.known(model).take(torch.arange(12))
         user = torch.where(torch.arange(12) < 6, some.user, -1)
-        keep = some.history.row_of_value < 11
-        return Queries(user, some.history.keep(keep), None if some.ratings is None else some.ratings[keep])
+        return replace(some, user=user).keep(some.history.row_of_value < 11)
 
 
 def unknown(queries: Queries) -> Queries:
-    """The same histories of people the model has never seen."""
-    return Queries(torch.full_like(queries.user, -1), queries.history, queries.ratings)
+    """The same histories of users the model does not know, without features."""
+    return replace(queries.anonymous(), features=None)

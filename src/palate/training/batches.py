@@ -1,16 +1,15 @@
-"""Feeds: a data set as a stream of batches, each a slice of tensors (no per-row Python, no DataLoader).
+"""Batches: a data set as a stream of batches, each a slice of tensors (no per-row Python, no DataLoader).
 
-Every feed draws a fresh order from the generator it is given and from nothing else, so the same generator state gives
-the same epoch: exact resume rests on that.
+Each function draws a fresh order from the generator it is given and from nothing else. The same generator state gives
+the same epoch, and exact resume relies on that.
 
-Legend: P positives, K negatives of each positive.
+Legend: P positives, K negatives of each positive, B users.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,34 +17,194 @@ from torch import Tensor
 
 from palate.data.dataset import Dataset
 from palate.data.ragged import Ragged
-from palate.training.negatives import Negatives
+from palate.errors import ConfigError
 
-GATHERED = 2**14
-"""Interactions looked up at once."""
+MAX_TABLE_BITS = 31
+"""The table of bits takes at most 2 ** 31 bits (256 MB)."""
+HASH_MULTIPLIERS = (0x9E3779B1, 0x85EBCA6B)
+"""Spread neighbouring pairs over a folded table; two pairs that share a bit cost a look-up and no wrong answer."""
+KEYS_PER_BLOCK = 1 << 22
+
+
+class Negatives:
+    """Samples K items for each user that the user has not seen, without rejection.
+
+    All items are first drawn at once from the whole catalogue. A table of bits tells which draws fell on a seen item;
+    these are replaced by draws from the user's unseen items: they are laid side by side, as wide as their weights, a
+    point is drawn, and a binary search among the user's seen items finds the item at that point. Both draws have
+    probabilities in proportion to weight among unseen items, and so has their combination.
+
+    A user who has seen every item has no negatives. For such a user alone `draw` returns any items, so that one user
+    does not stop training; `saturated` counts these users.
+
+    Args:
+        data: The seen pairs: its rows and, for a part of a split, those of its `history`.
+        count: K, number of negatives of each positive.
+        power: Items are drawn in proportion to (interactions + 1) ** power among unseen items; 0 is uniform.
+
+    Attributes:
+        saturated: Number of users who have seen every item.
+
+    Raises:
+        ConfigError: `count` is below 1, or `power` is not a finite number.
+    """
+
+    def __init__(self, data: Dataset, count: int, power: float = 0.0) -> None:
+        if count < 1 or not np.isfinite(power):
+            raise ConfigError(f"negatives: count = {count}, power = {power}; give 1 or more, and a finite power")
+        self.count = count
+        self.n_items = data.n_items
+        keys = _seen(data)
+        # User u's seen items are `_item[_offsets[u]:_offsets[u + 1]]`, ascending.
+        self._offsets = np.searchsorted(keys, np.arange(data.n_users + 1) * np.int64(data.n_items))
+        full = np.diff(self._offsets) == data.n_items
+        self.saturated = int(full.sum())
+        if self.saturated:
+            keys = keys[~full[keys // data.n_items]]
+            self._offsets = np.searchsorted(keys, np.arange(data.n_users + 1) * np.int64(data.n_items))
+        self._item = np.empty(len(keys), dtype=np.int32)
+        np.remainder(keys, data.n_items, out=self._item, casting="unsafe")
+        # Uniform weights are 1 each; others are whole numbers too, so that no rounding can move a draw to a seen item.
+        self._ends = None if power == 0 else np.cumsum(_weights(data, power))
+        self._free_before, self._free = self._gaps()
+        # One bit for each pair or, where these are too many, at least 32 bits for each seen pair, folded.
+        pairs, self._bits = data.n_users * data.n_items, 1 << min((32 * len(keys)).bit_length(), MAX_TABLE_BITS)
+        self._direct = pairs <= self._bits
+        self._table = self._mark(keys, min(pairs, self._bits))
+
+    def draw(self, user_P: Tensor, rng: torch.Generator) -> Tensor:
+        """Negatives for each user, int64 `[P, K]`; all chance comes from `rng`."""
+        user = np.repeat(user_P.numpy(), self.count)
+        if self._ends is None:
+            item = torch.randint(self.n_items, (len(user),), generator=rng).numpy()
+        else:
+            point = torch.randint(int(self._ends[-1]), (len(user),), generator=rng).numpy()
+            item = np.searchsorted(self._ends, point, side="right")
+        seen = self._seen(user, item)
+        item[seen] = self._unseen(user[seen], rng)
+        return torch.from_numpy(item).view(-1, self.count)
+
+    def _unseen(self, user: np.ndarray, rng: torch.Generator) -> np.ndarray:
+        """One unseen item for each user, int64 `[n]`."""
+        chance = torch.rand(len(user), dtype=torch.float64, generator=rng).numpy()
+        point: np.ndarray = (chance * self._free[user]).astype(np.int64)
+        before = self._count(self._free_before, user, point)
+        if self._ends is None:
+            point += before
+            return point
+        last = self._offsets[user] + before - 1
+        some = before > 0
+        point[some] += self._ends[self._item[last[some]]] - self._free_before[last[some]]
+        return np.searchsorted(self._ends, point, side="right")
+
+    def _seen(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """Which of the pairs are seen: their positions, int64 `[hits]`."""
+        place = self._place(user, item)
+        hits: np.ndarray = np.flatnonzero((self._table[place >> 3] >> (place & 7).astype(np.uint8)) & 1)
+        if self._direct or not len(hits):
+            return hits
+        # A bit of a folded table stands for many pairs: look the pair up.
+        user, item = user[hits], item[hits]
+        last = self._offsets[user] + self._count(self._item, user, item) - 1
+        hits = hits[(last >= self._offsets[user]) & (self._item[last] == item)]
+        return hits
+
+    def _count(self, values: np.ndarray, user: np.ndarray, limit: np.ndarray) -> np.ndarray:
+        """How many of each user's ascending `values` are at most `limit`, int64 `[n]`."""
+        start, stop = self._offsets[user], self._offsets[user + 1]
+        place: np.ndarray = start.copy()
+        longest = int((stop - start).max(initial=0))
+        step = (1 << longest.bit_length()) >> 1
+        while step:
+            ahead = place + step
+            fits = ahead <= stop
+            fits &= values[np.minimum(ahead, stop) - 1] <= limit
+            place[fits] = ahead[fits]
+            step >>= 1
+        place -= start
+        return place
+
+    def _gaps(self) -> tuple[np.ndarray, np.ndarray]:
+        """The weight of a user's unseen items before each seen one, and in all (float64 `[users]`)."""
+        lengths = np.diff(self._offsets)
+        if self._ends is None:
+            within = np.arange(len(self._item), dtype=np.int64) - np.repeat(self._offsets[:-1], lengths)
+            return (self._item - within).astype(np.int32), (self.n_items - lengths).astype(np.float64)
+        weights = np.diff(self._ends, prepend=0)
+        seen = np.concatenate(([0], np.cumsum(weights[self._item])))
+        of_user = seen[self._offsets[:-1]]
+        free_before = self._ends[self._item] - weights[self._item] - seen[:-1] + np.repeat(of_user, lengths)
+        return free_before, (self._ends[-1] - np.diff(seen[self._offsets])).astype(np.float64)
+
+    def _mark(self, keys: np.ndarray, bits: int) -> np.ndarray:
+        """The table of bits: those of the seen pairs are set."""
+        table = np.zeros(bits // 8 + 1, dtype=np.uint8)
+        for start in range(0, len(keys), KEYS_PER_BLOCK):
+            user, item = np.divmod(keys[start : start + KEYS_PER_BLOCK], self.n_items)
+            place = self._place(user, item)
+            for bit in range(8):
+                table[place[(place & 7) == bit] >> 3] |= np.uint8(1 << bit)
+        return table
+
+    def _place(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+        place: np.ndarray = user * (self.n_items if self._direct else HASH_MULTIPLIERS[0])
+        place += item if self._direct else item * HASH_MULTIPLIERS[1]
+        if not self._direct:
+            place &= self._bits - 1
+        return place
+
+
+def _seen(data: Dataset) -> np.ndarray:
+    """The distinct pairs that are seen, as ascending keys `user * n_items + item`, int64."""
+    parts = [part for part in (data, data.history) if part is not None]
+    keys: np.ndarray = np.concatenate([part.user * np.int64(data.n_items) + part.item for part in parts])
+    keys.sort()
+    again = keys[1:] == keys[:-1]
+    if again.any():
+        keys = keys[np.concatenate(([True], ~again))]
+    return keys
+
+
+def _weights(data: Dataset, power: float) -> np.ndarray:
+    """(interactions + 1) ** power of each item as whole numbers of at least 1, int64 `[N]`.
+
+    Their sum is near 2 ** 40 or less: summed over all users it must fit an int64.
+    """
+    weight = (data.item_counts + 1.0) ** power
+    total = 2.0 ** min(40, 61 - data.n_users.bit_length())
+    whole: np.ndarray = np.maximum(np.rint(weight / weight.sum() * total), 1).astype(np.int64)
+    return whole
+
+
+ROWS_PER_LOOKUP = 2**14
+"""Interactions gathered at once; small batches are cut from them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """A batch of interactions, with K sampled negatives of each where the model learns from contrast.
+    """A batch of interactions, with K sampled negatives of each if the model learns from contrast.
 
     Attributes:
         user, item: int64 `[P]`.
-        rating: float32 `[P]`, where the data has ratings.
+        rating: float32 `[P]`, if the data has ratings.
         negative: int64 `[P, K]`; never an item the user has.
+        weight: float32 `[P]`, if the data has sample weights: these divided by their mean over the data. The mean of
+            the losses times these weights is then an unbiased estimate of the weighted mean loss of the data.
     """
 
     user: Tensor
     item: Tensor
     rating: Tensor | None = None
     negative: Tensor | None = None
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.user)
 
     def take(self, rows: slice) -> Pairs:
         """Some of the interactions."""
-        rating, negative = (None if column is None else column[rows] for column in (self.rating, self.negative))
-        return Pairs(self.user[rows], self.item[rows], rating, negative)
+        columns = (_rows(column, rows) for column in (self.rating, self.negative, self.weight))
+        return Pairs(self.user[rows], self.item[rows], *columns)
 
 
 def pairs(data: Dataset, rng: torch.Generator, size: int, negatives: Negatives | None = None) -> Iterator[Pairs]:
@@ -55,44 +214,52 @@ def pairs(data: Dataset, rng: torch.Generator, size: int, negatives: Negatives |
         data: Its rows are the positives.
         rng: Decides the order and the negatives.
         size: Positives in a batch; the last one may be shorter.
-        negatives: Draws fresh negatives for each batch; None for none.
+        negatives: Draws fresh negatives for each batch. Defaults to no negatives.
     """
     if not len(data):
-        return  # `split` would make one empty batch of nothing
-    user, item, rating = _tensor(data.user), _tensor(data.item), _tensor(data.rating)
+        return  # `split` would yield one empty batch
+    user, item = torch.from_numpy(data.user), torch.from_numpy(data.item)
+    rating, weight = _column(data.rating), _column(data.weight)
+    if weight is not None:
+        weight = (weight / weight.double().mean()).float()
     order = torch.randperm(len(data), generator=rng)
     # Small batches are gathered several at once: a look-up and a draw cost little more for ten thousand rows than for
     # one.
-    for block in torch.split(order, size * max(1, GATHERED // size)):
+    for block in torch.split(order, size * max(1, ROWS_PER_LOOKUP // size)):
         block_user = user[block].long()
         whole = Pairs(
             block_user,
             item[block].long(),
-            None if rating is None else rating[block],
+            _rows(rating, block),
             None if negatives is None else negatives.draw(block_user, rng),
+            _rows(weight, block),
         )
         for start in range(0, len(block), size):
             yield whole.take(slice(start, start + size))
 
 
-def _tensor(column: np.ndarray | None) -> Any:
-    return None if column is None else torch.from_numpy(np.ascontiguousarray(column))
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Histories:
-    """A batch of users with all their items, for models that read and rebuild whole histories.
+    """A batch of users with all their items, for models that read a history and reconstruct or predict items.
 
     Attributes:
         user: int64 `[B]`.
-        history: Item indices, B rows, none empty.
-        ratings: float32 `[total]`, aligned with `history.values`, where the data has ratings.
-        stage: Which part of the model this batch trains, for models trained in turns.
+        history: What the model reads: item indices, B rows, none empty.
+        ratings: float32 `[total]`, aligned with `history.values`, if the data has ratings.
+        weight: Sample weights, float32 `[total]`, aligned with `history.values`, if the data has them.
+        target: What the loss is measured on: item indices, B rows, none empty. `history` itself for training data; for
+            a validation part the part's rows, which `history` does not hold.
+        target_ratings, target_weight: As `ratings` and `weight`, aligned with `target.values`.
+        stage: Which part of the model this batch trains, for models that train their parts in turns.
     """
 
     user: Tensor
     history: Ragged
     ratings: Tensor | None = None
+    weight: Tensor | None = None
+    target: Ragged
+    target_ratings: Tensor | None = None
+    target_weight: Tensor | None = None
     stage: str = ""
 
     def __len__(self) -> int:
@@ -103,15 +270,35 @@ def histories(data: Dataset, rng: torch.Generator, size: int, stage: str = "") -
     """All users with interactions once, in random order.
 
     Args:
-        data: Each user's rows are that user's history.
+        data: Training data, whose rows are both history and target, or a validation part: its rows are the targets and
+            the rows of its `history` the histories. Users of a part without any history are skipped.
         rng: Decides the order.
         size: Users in a batch; the last one may be shorter.
-        stage: Passed on.
+        stage: Copied to each batch.
     """
-    if not len(data):
+    known = data if data.history is None else data.history
+    users = np.intersect1d(data.active_users, known.active_users, assume_unique=True)
+    if not len(users):
         return
-    users = torch.from_numpy(data.active_users)
-    rating = _tensor(data.rating)
-    for batch in torch.split(users[torch.randperm(len(users), generator=rng)], size):
-        places = data.histories.positions(batch)
-        yield Histories(batch, data.histories.take(batch), None if rating is None else rating[places], stage)
+    sources = {source: (_column(source.rating), _column(source.weight)) for source in (known, data)}
+
+    def read(source: Dataset, batch: Tensor) -> tuple[Ragged, Tensor | None, Tensor | None]:
+        places = source.histories.positions(batch)
+        rating, weight = (_rows(column, places) for column in sources[source])
+        return source.histories.take(batch), rating, weight
+
+    for batch in torch.split(torch.from_numpy(users)[torch.randperm(len(users), generator=rng)], size):
+        history, ratings, weight = read(known, batch)
+        target, target_ratings, target_weight = (history, ratings, weight) if known is data else read(data, batch)
+        yield Histories(
+            user=batch, history=history, ratings=ratings, weight=weight, target=target,
+            target_ratings=target_ratings, target_weight=target_weight, stage=stage,
+        )  # fmt: skip
+
+
+def _column(column: np.ndarray | None) -> Tensor | None:
+    return None if column is None else torch.from_numpy(np.ascontiguousarray(column))
+
+
+def _rows(column: Tensor | None, rows: Tensor | slice) -> Tensor | None:
+    return None if column is None else column[rows]

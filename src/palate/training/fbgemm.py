@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palate.config import Recipe
+from palate.config import CompleteTraining
 from palate.errors import ConfigError, MissingExtra
 
 
@@ -33,7 +33,7 @@ class FusedAdagrad:
         MissingExtra: FBGEMM is not installed, or does not fit the installed torch.
     """
 
-    def __init__(self, weight: Tensor, square: Tensor | None, config: Recipe, eps: float) -> None:
+    def __init__(self, weight: Tensor, square: Tensor | None, config: CompleteTraining, eps: float) -> None:
         if square is None:
             raise ConfigError(
                 f"embeddings = 'fbgemm' goes with optimizer = 'adagrad', not {config.optimizer!r}: "

@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from typing import Any
 
 from palate.errors import TrainingError
-from palate.training.checkpoint import State, resume, save
-from palate.training.job import Epoch, Job, Trainable, Validate
-from palate.training.matmul import matmul
+from palate.training.device import bfloat16_matmul
 from palate.training.optimizers import Optimizer
+from palate.training.train_run import Epoch, FitContext, Loss, State, TrainRun, check_divergence, resume, save
 
-__all__ = ["Epoch", "Job", "Trainable", "Validate", "run"]
+__all__ = ["Epoch", "FitContext", "Loss", "TrainRun", "run"]
 
 
-def run(model: Any, data: Any, job: Job) -> list[Epoch]:
+def run(model: Any, context: Any, job: TrainRun) -> list[Epoch]:
     """Train a model; it ends with its best weights.
 
     Args:
         model: A `Trainable` `torch.nn.Module` on the CPU.
-        data: Handed to `model.batches`; its length is the number of rows.
-        job: Settings, chance and watchers.
+        context: Handed to `model.batches` and `model.loss`; `context.data` are the rows to learn from.
+        job: Settings, randomness and callbacks.
 
     Returns:
         One record for each epoch, those before a resume included.
@@ -34,15 +34,15 @@ def run(model: Any, data: Any, job: Job) -> list[Epoch]:
         ArtifactError: The checkpoint belongs to another run, or cannot be read or written.
         ConfigError, MissingExtra: FBGEMM was asked for, and cannot do this.
     """
-    optimizer = Optimizer(model, job.how)
+    optimizer = Optimizer(model, job.settings)
     try:
-        state = resume(model, optimizer, data, job)
-        while state.epoch < job.how.epochs and not 0 < job.how.patience <= state.waited:
-            with matmul(job.how.matmul):
-                _epoch(model, optimizer, data, job, state)
-            record = _judge(model.eval(), job, state)
+        state = resume(model, optimizer, context.data, job)
+        while state.epoch < job.settings.epochs and not 0 < job.settings.patience <= state.waited:
+            with bfloat16_matmul() if job.settings.matmul == "bfloat16" else nullcontext():
+                _epoch(model, optimizer, context, job, state)
+            record = _judge(model.eval(), context, job, state)
             state.next_epoch(record, job.rng.get_state())
-            save(model, optimizer, data, job, state)
+            save(model, optimizer, context.data, job, state)
             if job.on_epoch is not None:
                 job.on_epoch(record)
     finally:
@@ -53,39 +53,44 @@ def run(model: Any, data: Any, job: Job) -> list[Epoch]:
     return state.records
 
 
-def _epoch(model: Any, optimizer: Optimizer, data: Any, job: Job, state: State) -> None:
+def _epoch(model: Any, optimizer: Optimizer, context: Any, job: TrainRun, state: State) -> None:
     """The rest of one epoch, from `state.step` on."""
     model.train()
     before, saved = state.seconds, time.perf_counter()
     start = saved
-    total = state.records[-1].samples if state.records else len(data)
-    for step, batch in enumerate(model.batches(data, job.rng, job.how.batch_size)):
+    total = state.records[-1].samples if state.records else len(context.data)
+    for step, batch in enumerate(model.batches(context, job.rng, job.settings.batch_size)):
         if step < state.step:  # Resumed within the epoch: draw what was drawn, train only what is left.
             continue
         optimizer.zero_grad()
-        loss = model.loss(batch)
-        value = loss.item()
-        if not math.isfinite(value):
+        loss = model.loss(batch, context)
+        objective, shown = loss if isinstance(loss, Loss) else (loss, loss)
+        value = shown.item()
+        if not (math.isfinite(value) and math.isfinite(objective.item())):
             raise TrainingError(
-                f"the loss became {value} in epoch {state.epoch + 1}, step {step + 1}, with lr {job.how.lr}; "
+                f"the loss became {value} in epoch {state.epoch + 1}, step {step + 1}, with lr {job.settings.lr}; "
                 "lower lr or set grad_clip, and look for extreme values in the data"
             )
-        loss.backward()
+        if state.first_batch is None and not state.records:
+            state.first_batch, state.first_loss = batch, value
+        objective.backward()
         optimizer.step()
         now = time.perf_counter()
         state.took(value, len(batch), before + now - start)
         if job.on_step is not None:
             job.on_step(state.epoch + 1, state.samples, total, value)
         if job.checkpoint is not None and now - saved >= job.every:
-            save(model, optimizer, data, job, state)
+            save(model, optimizer, context.data, job, state)
             saved = time.perf_counter()
+    check_divergence(model, context, state, job.settings.lr)
 
 
-def _judge(model: Any, job: Job, state: State) -> Epoch:
+def _judge(model: Any, context: Any, job: TrainRun, state: State) -> Epoch:
     """The epoch's record; its weights are kept if it is the best so far."""
-    valid = job.validate(model) if job.validate is not None else {}
-    best = False
+    valid, best = {}, False
     if job.validate is not None:
+        model.refresh(context)
+        valid = job.validate(model)
         sign = 1 if job.validate.higher_is_better else -1
         value = valid[job.validate.metric]
         # A metric that is not a number is never better, and anything is better than it.
@@ -93,4 +98,7 @@ def _judge(model: Any, job: Job, state: State) -> Epoch:
         if best:
             state.keep(model.state_dict(), value)
         state.waited = 0 if best else state.waited + 1
-    return Epoch(state.epoch + 1, state.loss_sum / max(state.samples, 1), valid, state.seconds, state.samples, best)
+    return Epoch(
+        state.epoch + 1, state.loss_sum / max(state.samples, 1), valid, state.seconds, state.samples, best,
+        loss_name=getattr(model, "loss_name", "loss"),
+    )  # fmt: skip

@@ -1,25 +1,35 @@
-"""Search spaces of the models' settings; each is a name in `SPACES`, beside the model's own name.
+"""Search spaces of the models' settings, by model name in `SPACES`.
 
-A key is a field of the model's config, or `training.` and a field of `Training`. What is not named keeps its default.
+A key is a field of the model's config, or `training.` and a field of `Training`. Other settings keep their defaults.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+import numpy as np
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included; whole numbers where both are.
+    """Numbers from `low` to `high`, both included; whole numbers if both bounds are whole.
 
     Attributes:
         low, high: Bounds.
-        log: Whether ratios count rather than differences.
+        log: Whether to sample on a logarithmic scale.
     """
 
     low: float
     high: float
     log: bool = False
+
+    def sample(self, rng: np.random.Generator) -> float | int:
+        """A random number of the range."""
+        whole = isinstance(self.low, int) and isinstance(self.high, int)
+        low, high = (self.low - 0.5, self.high + 0.5) if whole else (self.low, self.high)
+        drawn = math.exp(rng.uniform(math.log(low), math.log(high))) if self.log else rng.uniform(low, high)
+        return int(min(max(round(drawn), self.low), self.high)) if whole else float(drawn)
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,10 @@ class Choice:
     """One of some values."""
 
     values: tuple[str | int | float, ...]
+
+    def sample(self, rng: np.random.Generator) -> str | int | float:
+        """One of the values, at random."""
+        return self.values[int(rng.integers(len(self.values)))]
 
 
 Space = dict[str, Range | Choice]
@@ -57,6 +71,13 @@ _AUTOREC: Space = {
     "training.batch_size": Choice((64, 256)),
 }
 
+_SEQUENCE: Space = {
+    "dim": Choice((32, 64, 128)),
+    "dropout": Range(0.0, 0.5),
+    "training.lr": Range(3e-4, 5e-3, log=True),
+    "training.batch_size": Choice((32, 64, 128)),
+}
+
 _CONTENT: Space = {
     "training.lr": Range(3e-4, 1e-2, log=True),
     "training.batch_size": Choice((128, 256, 512)),
@@ -66,8 +87,10 @@ _CONTENT: Space = {
 
 SPACES: dict[str, Space] = {
     "popularity": {},
+    "recent-popularity": {"days": Choice((1, 3, 7, 14, 30, 90))},
     "bias": {"user_shrink": Range(0.5, 50.0, log=True), "item_shrink": Range(0.5, 50.0, log=True)},
     "mf": {
+        "loss": Choice(("bce", "bpr", "sampled-softmax")),
         "dim": Choice((32, 64, 128)),
         "negatives": Range(2, 10),
         "reg": Range(1e-4, 1e-1, log=True),
@@ -83,12 +106,37 @@ SPACES: dict[str, Space] = {
     "puresvd": {"dim": Range(8, 200, log=True)},
     "ials": {
         "dim": Choice((32, 64, 128)),
-        "alpha": Range(1e-2, 2.0, log=True),
-        "reg": Range(1e-3, 1e-1, log=True),
+        "alpha": Range(0.1, 10.0, log=True),
+        "reg": Range(0.1, 1.5, log=True),
     },
     "ease": {"reg": Range(1.0, 1e5, log=True)},
     "edlae": {"reg": Range(1.0, 1e5, log=True), "dropout": Range(0.05, 0.8)},
     "sparse-ease": {"reg": Range(1.0, 1e5, log=True), "dropout": Range(0.05, 0.8), "k": Choice((50, 100, 200))},
+    "sasrec": {**_SEQUENCE, "layers": Range(1, 3), "layer": Choice(("transformer", "ligr"))},
+    "gru4rec": {**_SEQUENCE, "layers": Range(1, 2)},
+    "nextitnet": _SEQUENCE,
+    "gf-cf": {"dim": Choice((32, 64, 128, 256)), "alpha": Range(0.0, 1.0)},
+    "turbo-cf": {"alpha": Range(0.3, 0.8), "power": Range(0.4, 1.2)},
+    "lightgcn": {
+        "layers": Range(1, 4),
+        "reg": Range(1e-5, 1e-2, log=True),
+        "training.lr": Range(5e-4, 1e-2, log=True),
+        "training.batch_size": Choice((2048, 8192)),
+    },
+    "xsimgcl": {
+        "contrast": Range(1e-2, 1.0, log=True),
+        "temperature": Range(0.05, 0.3, log=True),
+        "noise": Range(0.02, 0.5, log=True),
+        "training.lr": Range(5e-4, 1e-2, log=True),
+        "training.batch_size": Choice((2048, 8192)),
+    },
+    "markov": {"gaps": Range(1, 10), "last": Range(1, 10), "decay": Range(0.2, 1.0)},
+    "vmis-knn": {
+        "m": Choice((250, 500, 1000, 2500)),
+        "k": Choice((50, 100, 200, 500)),
+        "decay": Range(0.0, 3.0),
+        "window": Choice((3, 5, 10, 20)),
+    },
     "cdae": {**_AUTOENCODER, "negatives": Range(2, 50, log=True)},
     "multdae": {**_AUTOENCODER, "training.weight_decay": Range(1e-5, 1e-1, log=True)},
     "multvae": {**_AUTOENCODER, "beta": Range(0.05, 1.0, log=True)},
@@ -112,15 +160,15 @@ SPACES: dict[str, Space] = {
     "image-cnn": _CONTENT,
     "two-tower": {**_CONTENT, "id_dropout": Range(0.1, 0.6)},
     "dropoutnet": {
-        "alpha": Range(1e-2, 2.0, log=True),
-        "reg": Range(1e-3, 1e-1, log=True),
+        "alpha": Range(0.1, 10.0, log=True),
+        "reg": Range(0.1, 1.5, log=True),
         "dropout": Range(0.0, 0.6),
         "training.lr": Range(3e-4, 1e-2, log=True),
     },
     "content-ials": {
         "dim": Choice((64, 128, 256)),
-        "alpha": Range(1e-2, 2.0, log=True),
-        "reg": Range(1e-3, 1e-1, log=True),
+        "alpha": Range(0.1, 10.0, log=True),
+        "reg": Range(0.1, 1.5, log=True),
         "map_reg": Range(0.1, 10.0, log=True),
         "shrink": Range(0.1, 5.0, log=True),
     },
@@ -157,4 +205,4 @@ SPACES: dict[str, Space] = {
     "hybrid": {"keep": Range(0.9, 1.0)},
     "blend": {},
 }
-"""Model -> its space; a model that is not named has nothing to tune."""
+"""Model -> its search space; other models have nothing to tune."""

@@ -1,0 +1,1 @@
+"""Side tables as tensors."""

@@ -1,0 +1,1 @@
+"""`palate demo`: practical examples from data to recommendations; see `movielens` and, for new films, `content`."""

@@ -1,0 +1,1 @@
+"""Neighbourhood models: item-based and user-based nearest neighbours, and random walks."""

@@ -214,7 +214,9 @@ def test_contract(case: Case, check: Check) -> None:
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if issubclass(case.model, GradientModel)])
 def test_golden_losses(name: str) -> None:
-    first, second = golden(CASES[name])
+    # Pictures that another test has encoded are larger than here.
+    case = replace(CASES[name], parts=make_pictured()) if name == "image-cnn" else CASES[name]
+    first, second = golden(case)
     assert first == pytest.approx(GOLDEN[name][0], rel=1e-4)
     # Processors sum convolutions in orders of their own, and Adam takes whole steps along gradients that are rounding.
     assert second == pytest.approx(GOLDEN[name][1], rel=5e-3 if name == "image-cnn" else 1e-4)

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import polars as pl
@@ -71,6 +72,7 @@ def things(rows: pl.DataFrame) -> pl.DataFrame:
 KINDS = {"genre": "category", "price": "number", "plot": "text", "vector": "vector", "poster": "image"}
 
 
+@cache
 def tables() -> dict[str, Extreme]:
     """The tables by name."""
     rows, rating = ordinary(), pl.col("rating")

@@ -29,8 +29,8 @@ def documented() -> dict[str, tuple[str, str]]:
     """Model -> what the page says of repeats in training and in a history."""
     section = PAGE.read_text(encoding="utf-8").split("## What a repeated item means")[1].split("\n## ")[0]
     found: dict[str, tuple[str, str]] = {}
-    for line in re.findall(r"^\| (`.*) \|$", section, re.MULTILINE):
-        models, training, history = line.split(" | ")
+    for line in re.findall(r"^\| (.*`) \|$", section, re.MULTILINE):
+        training, history, models = line.split(" | ")
         for name in re.findall(r"`([\w-]+)`", models):
             assert name not in found
             found[name] = training, history.split(",")[0]

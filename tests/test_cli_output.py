@@ -132,3 +132,16 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(run: Path, tmp_path: P
         assert done.stdout.count(b"\n") == 1
         assert b"Traceback" not in done.stderr
         assert b"BrokenPipe" not in done.stderr
+
+
+def test_a_warning_of_a_fit_is_a_note_that_names_the_flag(tmp_path: Path) -> None:
+    rows = [(u, i) for u in range(9) for i in range(12 if u == 0 else 4)]
+    table = tmp_path / "plays.csv"
+    pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row").write_csv(table)
+    out = tmp_path / "run"
+    code, _, errors = process("train", "itemknn", table, "--out", out, "--split", "none", "--max-history", "6")
+    assert (code, errors.decode().strip()) == (
+        0,
+        "itemknn counts users with more than 6 items (1 of 9) by an evenly spaced sample of so many, because time "
+        "grows with the square of a user's items; set --max-history to change this",
+    )

@@ -15,6 +15,7 @@ from palate.data.dataset import Dataset, Queries
 from palate.data.ragged import Ragged
 from palate.errors import DataError
 from palate.models import layers
+from palate.models.graph.filters import GFCF, GFCFConfig, TurboCF, TurboCFConfig
 from palate.models.linear.ease import interactions
 from palate.models.neighbours import nearest
 from palate.models.neighbours.knn import ItemKNN, ItemKNNConfig, UserKNN, UserKNNConfig
@@ -153,20 +154,68 @@ def test_what_does_not_fit_says_so(data: Dataset, monkeypatch) -> None:
         ItemKNN(ItemKNNConfig(), data.spec).fit(data)
 
 
-@pytest.mark.parametrize(("model", "config"), [(ItemKNN, ItemKNNConfig), (RP3beta, RP3betaConfig)])
-def test_a_long_history_counts_with_its_newest_interactions(model, config) -> None:
-    rng = np.random.default_rng(1)
-    user = np.concatenate([np.zeros(30, dtype=np.int64), rng.integers(1, 9, 60)])
-    item = np.concatenate([rng.permutation(30), rng.integers(0, 30, 60)])
-    frame = pl.DataFrame({"user_id": user, "item_id": item, "timestamp": np.arange(90)}).unique(["user_id", "item_id"])
-    whole = Dataset.from_frame(frame)
-    newest = whole.take((whole.user > 0) | (whole.timestamp >= 10))
+LONG = [(ItemKNN, ItemKNNConfig), (RP3beta, RP3betaConfig), (GFCF, GFCFConfig), (TurboCF, TurboCFConfig)]
+
+
+def with_long_histories(seed: int) -> Dataset:
+    """Users 0 and 1 have all 30 items, 8 others a few each."""
+    rng = np.random.default_rng(seed)
+    user = np.concatenate([np.repeat([0, 1], 30), rng.integers(2, 10, 60)])
+    item = np.concatenate([rng.permutation(30), rng.permutation(30), rng.integers(0, 30, 60)])
+    return Dataset.from_frame(pl.DataFrame({"user_id": user, "item_id": item}).unique(maintain_order=True))
+
+
+@pytest.mark.parametrize(("model", "config"), LONG)
+def test_a_long_history_counts_with_an_evenly_spaced_sample(model, config) -> None:
+    whole = with_long_histories(1)
+    with pytest.warns(
+        UserWarning, match=r"more than 20 items \(2 of 10\) by an evenly spaced sample.*set max_history="
+    ):
+        known = nearest.sampled_interactions(whole, 20, "itemknn").toarray()
+    assert known.sum(1)[:2].tolist() == [20, 20]
+    for row in known[:2]:  # Two of three items, so that no two neighbouring items are left out.
+        assert not ((row[:-1] == 0) & (row[1:] == 0)).any()
+    assert (known[0] != known[1]).any()
+    assert (known[2:] == interactions(whole).toarray()[2:]).all()
+
     fitted = model(config(max_history=20), whole.spec)
-    with pytest.warns(UserWarning, match="newest 20 interactions of 1 users who have more items"):
+    with pytest.warns(UserWarning, match="2 of 10"):
         fitted.fit(whole)
-    expected = model(config(), newest.spec)
-    expected.fit(newest)
-    torch.testing.assert_close(fitted.score(everyone(newest)), expected.score(everyone(newest)))
+    sampled = whole.take(known[whole.user, whole.item] > 0)
+    expected = model(config(), sampled.spec)
+    expected.fit(sampled)
+    torch.testing.assert_close(fitted.score(everyone(sampled)), expected.score(everyone(sampled)))
+
+
+@pytest.mark.parametrize(("model", "config"), LONG)
+def test_the_sample_does_not_depend_on_the_order_of_rows(model, config) -> None:
+    whole, found = with_long_histories(2), []
+    for frame in (whole.frame(), whole.frame().reverse()):
+        data = Dataset.from_frame(frame)
+        fitted = model(config(max_history=7), data.spec)
+        with pytest.warns(UserWarning, match="more than 7 items"):
+            fitted.fit(data)
+        found.append(fitted.score(Queries(torch.tensor([-1]), Ragged.of([[3, 8]]))))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(("model", "config"), LONG)
+def test_users_within_the_bound_count_in_full(data: Dataset, model, config) -> None:
+    longest = int(np.bincount(data.user).max())
+    bounded, free = (model(config(max_history=bound), data.spec) for bound in (longest, 10**9))
+    bounded.fit(data)  # A warning would be an error.
+    free.fit(data)
+    assert torch.equal(bounded.score(everyone(data)), free.score(everyone(data)))
+
+
+def test_one_user_with_very_many_items_does_not_cost_the_square() -> None:
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame({"user_id": np.zeros(60_000, dtype=np.int64), "item_id": np.arange(60_000)})
+    others = pl.DataFrame({"user_id": rng.integers(1, 500, 2000), "item_id": rng.integers(0, 60_000, 2000)})
+    data = Dataset.from_frame(pl.concat([frame, others]).unique(maintain_order=True))
+    with pytest.warns(UserWarning, match="more than 10,000 items"):
+        known = nearest.sampled_interactions(data, nearest.MAX_HISTORY, "itemknn")
+    assert int((np.diff(known.indptr).astype(np.int64) ** 2).sum()) < 1.01e8
 
 
 def test_repeats_of_few_items_are_no_long_history(data: Dataset) -> None:

@@ -14,8 +14,10 @@ import re
 import shlex
 import sys
 import typing
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +187,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         words = [_decoded(word) for word in words]
-        app(words)
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_show_warning, words)
+            app(words)
         sys.stdout.flush()
     except CycloptsError:  # It has printed itself.
         sys.exit(2)
@@ -202,6 +206,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("palate: stopped", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def _show_warning(words: Sequence[str], message: Warning | str, *where: object) -> None:
+    """Print a warning as the other notes of a command are printed, without the line of code that gave it."""
+    print(f"  {visible(with_flags(str(message), flags_of(words)))}", file=sys.stderr)
 
 
 def _decoded(word: str) -> str:

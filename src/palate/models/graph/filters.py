@@ -42,7 +42,7 @@ from palate.models.choose import Value, choose
 from palate.models.layers import distinct_history, first_occurrences, sum_rows
 from palate.models.linear.puresvd import right_singular_vectors
 from palate.models.linear.sparse_weights import contributions, matrix, score_history
-from palate.models.neighbours.nearest import MAX_HISTORY, nearest_items, newest_interactions
+from palate.models.neighbours.nearest import MAX_HISTORY, nearest_items, sampled_interactions
 from palate.training.train_run import Epoch, TrainRun
 
 COEFFICIENTS = {1: (1.0,), 2: (2.0, -1.0), 3: (0.71, 0.1, -0.01)}
@@ -74,7 +74,7 @@ class GFCFConfig:
     k: int = 2000
     """Strongest connections kept for each item of the graph. Memory and the time of an answer grow with it."""
     max_history: int = MAX_HISTORY
-    """Users with more items than this count with their newest interactions only; time grows with its square."""
+    """Users with more items than this count with an evenly spaced sample of so many; time grows with its square."""
 
     def __post_init__(self) -> None:
         check(self, dim=self.dim is None or self.dim >= 1, alpha=self.alpha is None or self.alpha >= 0, k=self.k >= 1,
@@ -97,7 +97,7 @@ class TurboCFConfig:
     k: int = 2000
     """Strongest connections kept for each item of the graph. Memory and the time of an answer grow with it."""
     max_history: int = MAX_HISTORY
-    """Users with more items than this count with their newest interactions only; time grows with its square."""
+    """Users with more items than this count with an evenly spaced sample of so many; time grows with its square."""
 
     def __post_init__(self) -> None:
         check(self, alpha=self.alpha is None or 0 <= self.alpha <= 1, power=self.power is None or self.power > 0,
@@ -130,7 +130,7 @@ class GFCF(Model):
         self.register_buffer("root", torch.zeros(spec.n_items))  # D^1/2
 
     def _fit(self, data: Dataset, job: TrainRun) -> list[Epoch]:
-        known = newest_interactions(data, self.config.max_history, "gf-cf")
+        known = sampled_interactions(data, self.config.max_history, "gf-cf")
         rows, vectors = normalised(known, 0.5, 0.5), torch.zeros(data.n_items, 0)
         self.offsets, self.item, self.weight = item_graph(rows, 1.0, self.config.k, "gf-cf")
         self.root = torch.from_numpy(np.sqrt(_degree(known, 0)).astype(np.float32))
@@ -187,7 +187,7 @@ class TurboCF(Model):
         self.register_buffer("weight", torch.zeros(0))
 
     def _fit(self, data: Dataset, job: TrainRun) -> list[Epoch]:
-        known = newest_interactions(data, self.config.max_history, "turbo-cf")
+        known = sampled_interactions(data, self.config.max_history, "turbo-cf")
 
         def fit() -> None:
             assert self.config.alpha is not None

@@ -41,8 +41,8 @@ from palate.models.neighbours.nearest import (
     k_largest,
     max_entries,
     nearest_items,
-    newest_interactions,
     row_blocks,
+    sampled_interactions,
 )
 from palate.training.train_run import Epoch, TrainRun
 
@@ -73,7 +73,7 @@ class ItemKNNConfig:
     weighting: Weighting | None = None
     """How interactions are weighted before the cosine. Defaults to the best on valid, or cosine without it."""
     max_history: int = MAX_HISTORY
-    """Users with more items than this count with their newest interactions only; time grows with its square."""
+    """Users with more items than this count with an evenly spaced sample of so many; time grows with its square."""
 
     def __post_init__(self) -> None:
         check(self, k=self.k is None or self.k >= 1, shrink=self.shrink is None or self.shrink >= 0,
@@ -118,7 +118,7 @@ class ItemKNN(Model):
         self.register_buffer("weight", torch.zeros(0))
 
     def _fit(self, data: Dataset, job: TrainRun) -> list[Epoch]:
-        known = newest_interactions(data, self.config.max_history, "itemknn").T.tocsr()
+        known = sampled_interactions(data, self.config.max_history, "itemknn").T.tocsr()
 
         def fit() -> None:
             k, shrink, weighting = complete(self.config)

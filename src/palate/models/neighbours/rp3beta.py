@@ -24,7 +24,7 @@ from palate.models.base import Model
 from palate.models.buffers import check_sparse
 from palate.models.choose import Value, choose
 from palate.models.linear.sparse_weights import by_source, contributions, score_history
-from palate.models.neighbours.nearest import MAX_HISTORY, nearest_items, newest_interactions
+from palate.models.neighbours.nearest import MAX_HISTORY, nearest_items, sampled_interactions
 from palate.training.train_run import Epoch, TrainRun
 
 RULE: dict[str, Value] = {"beta": 0.4, "alpha": 1.0, "k": 100}
@@ -48,7 +48,7 @@ class RP3betaConfig:
     beta: float | None = None
     """Exponent of the penalty for popular items. Defaults to the best on valid, or 0.4 without it."""
     max_history: int = MAX_HISTORY
-    """Users with more items than this count with their newest interactions only; time grows with its square."""
+    """Users with more items than this count with an evenly spaced sample of so many; time grows with its square."""
 
     def __post_init__(self) -> None:
         check(
@@ -79,7 +79,7 @@ class RP3beta(Model):
         self.register_buffer("weight", torch.zeros(0))
 
     def _fit(self, data: Dataset, job: TrainRun) -> list[Epoch]:
-        known = newest_interactions(data, self.config.max_history, "rp3beta")
+        known = sampled_interactions(data, self.config.max_history, "rp3beta")
         degrees = _degree(known, 1), _degree(known, 0)
 
         def fit() -> None:

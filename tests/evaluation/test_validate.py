@@ -216,3 +216,18 @@ def test_faults(valid, model):
         Validator(dataset(TRAIN), model)
     with pytest.raises(DataError, match="valid part of a split"):
         Validator(valid.take(np.zeros(5, dtype=bool)), model)
+
+
+def test_a_part_without_weight_is_refused(valid, model):
+    nothing = replace(valid, weight=np.zeros(len(valid), np.float32))
+    for who, monitor in ((model, "auto"), (model, "loss"), (Table(np.eye(3, 4)), "ndcg@10")):
+        with pytest.raises(DataError, match=r"weights of all 5 rows of the validation part are 0.*without_weights\(\)"):
+            Validator(nothing, who, monitor)
+
+
+def test_known_rows_without_weight_have_no_loss(valid, model):
+    known = (valid.user < model.spec.n_users) & (valid.item < model.spec.n_items)
+    strangers_only = replace(valid, weight=np.where(known, 0, 1).astype(np.float32))
+    assert "loss" not in Validator(strangers_only, model)(model)
+    with pytest.raises(DataError, match="monitor = 'loss' needs rows"):
+        Validator(strangers_only, model, "loss")

@@ -55,6 +55,12 @@ class Validator:
     ) -> None:
         if not len(part) or part.history is None:
             raise DataError("validation needs the valid part of a split, with rows and with the histories before them")
+        if no_weight(part):
+            raise DataError(
+                f"the sample weights of all {len(part):,} rows of the validation part are 0, so no loss can be "
+                "measured on it; weight at least one row above 0, choose another split, or "
+                "train on `data.without_weights()`"
+            )
         rates = "rating" in model.answers and part.rating is not None
         if monitor == "auto":
             monitor = getattr(model, "monitor", None) or ("rmse" if rates else "ndcg@10")
@@ -69,6 +75,12 @@ class Validator:
         self.part, self.users = part, part.active_users
         known = sample_users(known_only(part, model.spec), None if monitor == "loss" else MAX_LOSS_USERS, seed)
         self._known = known.training_rows(model.reads_repeats, "rating" in model.needs | model.answers)
+        self._has_loss = isinstance(model, GradientModel) and len(self._known) > 0 and not no_weight(self._known)
+        if monitor == "loss" and not self._has_loss:
+            raise DataError(
+                "monitor = 'loss' needs rows of the validation part, with weights above 0, whose users and items are "
+                "in the training part; use monitor = 'auto'"
+            )
         self._loss_context: tuple[Model, list[torch.Tensor], Any] | None = None
         self._new = new_items(model, part)
         all_new = bool((part.item >= trained_items(model.spec)).all())
@@ -100,7 +112,7 @@ class Validator:
         model.eval()
         try:
             found = {} if self._metric is None else {self.metric: self._value(model)}
-            if isinstance(model, GradientModel) and len(self._known):
+            if isinstance(model, GradientModel) and self._has_loss:
                 found["loss"] = self._loss(model)
         finally:
             model.train(was_training)
@@ -164,6 +176,11 @@ class Validator:
         if len(self.users) <= max_users:
             return self
         return Validator(self._whole_part, model, self.metric, max_users=max_users, seed=self.seed)
+
+
+def no_weight(part: Dataset) -> bool:
+    """Whether the part has rows, and all of them have the sample weight 0."""
+    return part.weight is not None and len(part) > 0 and not part.weight.any()
 
 
 def sample_users(part: Dataset, most: int | None, seed: int) -> Dataset:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from palate.cli import suggested
 from palate.recommender.recommender import Recommender
 from tastes import GENRES
 from test_cli import Done, palate
@@ -225,8 +227,20 @@ def test_items_that_come_later(run: Path, tables: Path) -> None:
     assert after.code == 0, after.err
     assert before[0].split("protocol")[0] == after.out.splitlines()[0].split("protocol")[0]
     assert "new items: title: there is no such column" not in done.err
+    card = (tables / "larger" / "recommender.json").read_bytes()
     twice = palate("add-items", tables / "larger", tables / "new.csv")
-    assert "2 of 2 items are known already ('n1', 'n2')" in twice.err
+    assert twice.code == 0, twice.err
+    assert twice.out == f"{tables / 'larger'} is unchanged: the table holds no new items\n"
+    change = suggested("update", tables / "larger", items=tables / "new.csv")
+    assert twice.err == f"  2 of 2 items are known already and stay as they are; {change} changes their features\n"
+    assert (tables / "larger" / "recommender.json").read_bytes() == card
+    whole = pl.concat([pl.read_csv(tables / "films.csv"), pl.read_csv(tables / "new.csv")], how="diagonal_relaxed")
+    whole.write_csv(tables / "morning.csv")
+    morning = palate("add-items", run, tables / "morning.csv", "--out", tables / "morning")
+    assert morning.code == 0, morning.err
+    assert "4 new items, 52 in all" in morning.out  # n1 and n2, and two films that nobody rated
+    assert "48 of 52 items are known already" in morning.err
+    assert palate(*shlex.split(change)[1:]).code == 0
     assert palate("add-items", run, tables / "new.csv").code == 0  # in place, the held-out part stays
     assert palate("evaluate", run).code == 0
     assert (run / "train.json").exists()

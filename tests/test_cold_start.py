@@ -237,10 +237,34 @@ def test_columns_that_training_did_not_have_are_refused(rec: Recommender) -> Non
         rec.add_items(NEW.select("item_id"))
 
 
+def test_known_items_of_a_whole_catalogue_stay_as_they_are(rec: Recommender, tmp_path: Path) -> None:
+    table = rec.data.item_table
+    assert table is not None
+    changed = table.select("item_id", genre=pl.lit("opera"))
+    catalogue = pl.concat([changed, NEW.select("item_id", "genre")])
+    grown, alone = rec.add_items(catalogue), rec.add_items(NEW)
+    assert grown.data.items.ids.equals(alone.data.items.ids)
+    assert_frame_equal(grown.recommend(["u02"], k=100), alone.recommend(["u02"], k=100))
+    assert_frame_equal(grown.data.item_table.head(table.height), table)
+    said = f"{table.height} of {table.height + 3} items are known already and stay as they are; update(items=...)"
+    assert [note for note in grown.data.notes if said in note] == [grown.data.notes[len(rec.data.notes)]]
+
+    same = grown.add_items(catalogue)  # the next morning
+    assert same.data.n_items == grown.data.n_items
+    assert same.model is grown.model
+    known = [note for note in same.data.notes if "known already" in note]
+    assert len(known) == 1
+    assert known[0].startswith(f"{table.height + 3} of {table.height + 3} items are known already")
+    same.save(tmp_path / "run")
+    assert_frame_equal(
+        Recommender.load(tmp_path / "run", models=MODELS).recommend(["u02"], k=9), same.recommend(["u02"], k=9)
+    )
+
+    updated, _ = rec.update(items=changed)  # what the note says changes them
+    assert updated.data.item_table["genre"].unique().to_list() == ["opera"]
+
+
 def test_bad_new_items(rec: Recommender, tmp_path: Path) -> None:
-    known = rec.data.items.ids[0]
-    with pytest.raises(DataError, match=f"1 of 2 items are known already .'{known}'."):
-        rec.add_items(pl.DataFrame({"item_id": [known, "n1"], "genre": ["drama"] * 2}))
     with pytest.raises(DataError, match="item_id: repeated in 2 rows"):
         rec.add_items(pl.DataFrame({"item_id": ["n1", "n1"], "genre": ["drama"] * 2}))
     with pytest.raises(DataError, match="genre was learned as category and now holds list"):

@@ -26,7 +26,7 @@ from palate.evaluation.protocol import Protocol, given_candidates
 from palate.ranking.filters import where
 from palate.ranking.rules import Rules
 from palate.recommender import artifact
-from palate.recommender.cold_start import encode_new_users
+from palate.recommender.cold_start import earlier_notes, encode_new_users
 from palate.recommender.evaluation_file import EVALUATION_TEXT, write_summary
 from palate.recommender.recommender import Recommender
 
@@ -130,7 +130,7 @@ def recommend(
     if file is None:
         _check_asked(user, history, features, unknown, users)
         _check_output(json, csv, raw)
-    recommender = _with_items(Recommender.load(run), items)
+    recommender = _with_items(Recommender.load(run), items, run)
     data = recommender.data
     rules = replace(rules, exclude=tuple(data.items.parse(str(one)) for one in rules.exclude))
     shared: dict[str, Any] = {
@@ -161,18 +161,21 @@ def add_items(run: Path, items: str, *, out: Path | None = None) -> None:
 
     Args:
         run: Folder that palate train or Recommender.save wrote.
-        items: Table of the new items, with the columns of the item table.
+        items: Table of the new items, with the columns of the item table. It may hold known items too; they stay as
+            they are, and palate update RUN --items ITEMS changes them.
         out: Folder for the larger recommender. Defaults to RUN.
     """
     target = out or run
     artifact.check_place(target)
     before = Recommender.load(run)
-    after = before.add_items(items)
+    after = _with_items(before, items, run)
+    more = after.data.n_items - before.data.n_items
+    if not more and target == run:
+        print(f"{run} is unchanged: the table holds no new items")
+        return
     after.save(target)
     if target != run and (run / PROTOCOL).exists():
         shutil.copyfile(run / PROTOCOL, target / PROTOCOL)
-    _say(after.data.notes[len(before.data.notes) :])
-    more = after.data.n_items - before.data.n_items
     print(f"saved {after.name} in {target}: {more:,} new items, {after.data.n_items:,} in all")
 
 
@@ -205,7 +208,7 @@ def similar(
         _check_output(json, csv, raw)
         if item is None:
             raise ConfigError("say which item: --item ID; or write the lists of all items: --all --out FILE")
-    recommender = _with_items(Recommender.load(run), items)
+    recommender = _with_items(Recommender.load(run), items, run)
     data = recommender.data
     if file is not None:
         write_with_bar(recommender.similar_all, "items", file | {"k": k, "escape_formulas": not raw})
@@ -280,12 +283,14 @@ def _names(users: Sequence[str | int] | None, history: list[str] | None, rows: i
     return {position: f"history {line}" for position, line in enumerate(history or [])}
 
 
-def _with_items(recommender: Recommender, items: str | None) -> Recommender:
-    """The recommender with the items of a table, if there is one."""
+def _with_items(recommender: Recommender, items: str | None, run: Path) -> Recommender:
+    """The recommender of a run with the items of a table, if there is one; says what was not used of the table."""
     if items is None:
         return recommender
     larger = recommender.add_items(items)
-    _say(larger.data.notes[len(recommender.data.notes) :])
+    command = suggested("update", run, items=items)
+    notes = larger.data.notes[len(earlier_notes(recommender.data)) :]
+    _say([note.replace("update(items=...)", command) for note in notes])
     return larger
 
 

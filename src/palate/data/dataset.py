@@ -332,15 +332,15 @@ class Dataset:
             weight=pick(self.weight),
         )
 
-    def with_items(self, table: pl.DataFrame, notes: tuple[str, ...] = ()) -> Dataset:
+    def with_items(self, table: pl.DataFrame, notes: tuple[str, ...]) -> Dataset:
         """The same interactions with new items after the known ones; cached results that stay valid are kept.
 
         Args:
             table: The larger item table: the rows of this data's items first, in index order.
-            notes: Notes about the new items.
+            notes: Those of the larger data.
         """
         items = IdMap(table["item_id"].rename("id"))
-        larger = replace(self, items=items, item_table=table, notes=(*self.notes, *notes))
+        larger = replace(self, items=items, item_table=table, notes=notes)
         # A cached property is an entry of `__dict__`; users and rows are the same, so theirs stay.
         same = ("user_features", "offsets", "active_users", "histories")
         larger.__dict__.update({name: self.__dict__[name] for name in same if name in self.__dict__})

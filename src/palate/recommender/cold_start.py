@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -16,6 +17,9 @@ from palate.data.reading import read_columns, read_side
 from palate.data.reading.table import USUAL_NAMES, folded
 from palate.errors import CannotAnswer, DataError
 from palate.models.base import Model
+
+_KNOWN = "items are known already and stay as they are; update(items=...) changes their features"
+"""End of the note on known items."""
 
 
 def encode_new_users(features: Any, spec: Spec, user_table: pl.DataFrame | None) -> FeatureBatch:
@@ -54,30 +58,44 @@ def with_new_items(model: Model, data: Dataset, items: Any) -> tuple[Model, Data
         model: A fitted model that can score new items.
         data: Its training data.
         items: A file or frame with columns of the item table and a column of ids: `item_id` or another usual name, or
-            the only column that the item table of training lacks.
+            the only column that the item table of training lacks. Items that are known already stay as they are, also
+            if all are: a table may hold the whole catalogue.
 
     Raises:
         CannotAnswer: The model knows items by their interactions alone.
-        DataError: An id is known already or repeated; the table holds columns that the item table lacks or none that
+        DataError: An id is repeated; the table holds columns that the item table lacks or none that
             the model uses; a column is of another type than in training.
     """
     features = model.spec.item_features
     if "new_item" not in model.answers or features is None:
         raise CannotAnswer(f"{type(model).__name__} knows items by their interactions alone; it cannot score new ones")
     table = _read_new_items(items, data)
-    known = table["item_id"].filter(table["item_id"].is_in(data.items.ids.implode()))
-    if len(known):
-        listed = ", ".join(map(repr, known[:5]))
-        raise DataError(f"{len(known)} of {table.height} items are known already ({listed}); leave those rows out")
     ours = pl.DataFrame({"item_id": data.items.ids}) if data.item_table is None else data.item_table
     _check_columns(table, "item_id", features, ours)
+    table, notes = _without_known(table, data)
+    if table.is_empty():
+        return model, replace(data, notes=(*earlier_notes(data), *notes))
     encoded = encode(table, features)
     larger = model.with_items(encoded)
     try:
         both = pl.concat([ours, table.select(c for c in table.columns if c in ours.columns)], how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
         raise DataError(f"the new items do not fit the item table: {error}") from error
-    return larger, data.with_items(both, tuple(f"new items: {note}" for note in encoded.notes))
+    notes = (*notes, *(f"new items: {note}" for note in encoded.notes))
+    return larger, data.with_items(both, (*earlier_notes(data), *notes))
+
+
+def _without_known(table: pl.DataFrame, data: Dataset) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """The rows of items that the data does not know, and a note on the others."""
+    new = table.filter(~pl.col("item_id").is_in(data.items.ids.implode()))
+    if new.height == table.height:
+        return table, ()
+    return new, (f"{table.height - new.height:,} of {table.height:,} {_KNOWN}",)
+
+
+def earlier_notes(data: Dataset) -> tuple[str, ...]:
+    """The notes of data that stay when items are added: all but how many items an earlier table held again."""
+    return tuple(note for note in data.notes if not note.endswith(_KNOWN))
 
 
 def _read_new_items(items: Any, data: Dataset) -> pl.DataFrame:

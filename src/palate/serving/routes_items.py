@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from palate.errors import CannotAnswer, DataError
+from palate.recommender.cold_start import earlier_notes
 from palate.recommender.onboarding import onboard
 from palate.serving import catalogue
 from palate.serving.problems import Problem
@@ -75,10 +76,12 @@ async def new_items(request: Request, given: NewItems) -> Response:
         raise CannotAnswer("no model that is served can score new items: they know items by their interactions alone")
     before = able[0].rec.data
     added = await service.compute(able[0], "add", lambda: able[0].rec.add_items(table_of(given.items)))
+    if known := len(given.items) - (added.data.n_items - before.n_items):
+        raise DataError(f"{known:,} of {len(given.items):,} items are known already; leave them out")
     rows = [(str(row["item_id"]), json.dumps(row, ensure_ascii=False)) for row in given.items]
     await service.transact(lambda connection: add_items(connection, rows))
     await service.stamp(None)
-    notes = list(added.data.notes[len(before.notes) :])
+    notes = list(added.data.notes[len(earlier_notes(before)) :])
     served = service.run(able[0].name)
     content = {"added": len(rows), "n_items": served.rec.data.n_items, "notes": notes, "model_id": served.model_id}
     return reply(request, content)

@@ -24,6 +24,7 @@ from palate.errors import ArtifactError, PalateError, TrainingError, UnknownId
 from palate.ranking.index import Index
 from palate.ranking.ranked import sketch
 from palate.recommender.artifact_files import CARD
+from palate.recommender.cold_start import earlier_notes
 from palate.recommender.id_translation import check_id_type
 from palate.recommender.one_list import best_items, liked_rating, query_of_user
 from palate.recommender.recommender import Recommender
@@ -303,7 +304,7 @@ def with_stored_items(served: Served, stored: Sequence[tuple[str, str | None, bo
     if new:
         try:
             rec = base.add_items(table_of(new))
-            notes = list(rec.data.notes[len(base.data.notes) :])
+            notes = list(rec.data.notes[len(earlier_notes(base.data)) :])
         except PalateError as error:  # The run does without them; whoever added them was told what is wrong.
             notes = [f"{served.name}: {error}"]
     digest = hashlib.sha256(served.model_id.partition("+")[0].encode())

@@ -250,3 +250,21 @@ def test_items_that_come_later(run: Path, tables: Path) -> None:
         "Popularity knows items by their interactions alone"
         in palate("add-items", tables / "plain", tables / "new.csv").err
     )
+
+
+def test_one_absurd_vector_does_not_spoil_a_run(tmp_path: Path) -> None:
+    rows = [(f"u{u}", f"i{(u * 7 + k * 3) % 30}") for u in range(40) for k in range(8)]
+    pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row").write_csv(tmp_path / "rows.csv")
+    vectors = {"item_id": [f"i{k}" for k in range(30)], "vec": [[k / 30, (k % 7) / 7, 1.0] for k in range(30)]}
+    pl.DataFrame(vectors).write_parquet(tmp_path / "items.parquet")
+    new = {"item_id": ["n1", "n2"], "vec": [[3.4e38, 0.0, 0.0], [0.1, 0.2, 0.3]]}
+    pl.DataFrame(new).write_parquet(tmp_path / "new.parquet")
+    given = (tmp_path / "rows.csv", "--items", tmp_path / "items.parquet", "--split", "none")
+    done = palate("train", "two-tower", *given, "--out", tmp_path / "run", "--training.epochs", "1")
+    assert done.code == 0, done.err
+    added = palate("add-items", tmp_path / "run", tmp_path / "new.parquet")
+    assert "vec: 1 vectors are longer than" in added.err
+    assert added.code == 0
+    listed = palate("recommend", tmp_path / "run", "--user", "u1", "-k", "40", "--json")
+    assert listed.code == 0, listed.err
+    assert {"n1", "n2"} <= {row["item_id"] for row in json.loads(listed.out)}

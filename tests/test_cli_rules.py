@@ -43,6 +43,16 @@ def test_where_and_exclude(folder: Path) -> None:
     assert "did you mean 'year'?" in done.err
 
 
+def test_an_empty_list_says_which_rule_made_it_empty(folder: Path) -> None:
+    for where, why in {
+        "year > 3000": "no item matches --where 'year > 3000'",
+        "year IN (1999, 2000)": "all 2 items that match --where are in the history (--include-seen lists them too)",
+    }.items():
+        done = palate("recommend", folder / "run", "--user", "3", "--where", where)
+        assert done.code == 0, done.err
+        assert f"user 3: nothing to recommend: {why}" in done.out
+
+
 def test_what_re_ranks(folder: Path) -> None:
     newest = listed(folder, "--recency", "1000", "--recency-by", "year")
     assert newest == sorted(newest, reverse=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
 from dataclasses import replace
 
@@ -146,6 +148,21 @@ def test_memory_is_that_of_the_neighbours_and_not_of_the_square_of_the_catalogue
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 50e6  # A dense block of 1,024 rows alone takes 82 MB.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["itemknn", "rp3beta", "userknn"])
+def test_a_million_items_fit_into_4_gb(name: str) -> None:
+    code = f"""
+import resource, numpy as np, polars as pl
+from palate import Dataset, Recommender
+resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
+n = 1_000_000
+frame = pl.DataFrame({{"user_id": np.random.default_rng(0).integers(0, 50_000, n), "item_id": np.arange(n)}})
+assert Recommender.train(Dataset.read(frame), {name!r}).recommend([7], k=3).height == 3
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_does_not_fit_says_so(data: Dataset, monkeypatch) -> None:

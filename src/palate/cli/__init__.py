@@ -7,6 +7,7 @@ Each group of commands is one file of this folder and is loaded when one of its 
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -181,6 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # core; sleeping soon costs a fifth on an idle machine. Read when torch is loaded; a setting of the user's is kept.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    gc.set_threshold(50_000)  # Imports make objects and no garbage: looking for it took a tenth of a command's start.
     words = sys.argv[1:] if argv is None else list(argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # What the output cannot encode is shown as an escape.

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from scipy.optimize import nnls
 
 SHARES = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)
 """Shares of the weight moved in one step of the search."""
@@ -38,6 +37,8 @@ def least_squares(loss: Loss, count: int) -> np.ndarray:
         for n in range(m):
             half = loss((corners[m] + corners[n]) / 2) ** 2
             gram[m, n] = gram[n, m] = 2 * half - (squares[m] + squares[n]) / 2
+    from scipy.optimize import nnls  # here, since importing it takes each command a quarter of a second
+
     values, vectors = np.linalg.eigh(gram)
     design = np.vstack([(vectors * np.sqrt(values.clip(min=0))).T, np.ones(count)])
     weight, _ = nnls(design, np.append(np.zeros(count), 1.0))

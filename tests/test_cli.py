@@ -537,12 +537,15 @@ def test_a_learning_rate_far_too_high_saves_nothing(tmp_path: Path) -> None:
         ("pass unknown='popularity'", "pass --unknown popularity"),
         ("train on `data.without_weights()`, or", "pass --weight none, or"),
         ("pass timestamp_format='%m/%d/%Y'", "pass --timestamp-format %m/%d/%Y"),
+        ("for example max_gb=16", "for example --max-gb 16"),
+        ("raise the limit: max_gb=0.5. Or", "raise the limit: --max-gb 0.5. Or"),
         ("separator=, for example separator=' '", "--separator, for example --separator ' '"),
         ("columns=['user_id', 'item_id'], or has_header=True", "--user-id 0 --item-id 1, or --header"),
     ],
 )
 def test_messages_name_flags(text: str, said: str) -> None:
     flags = {"--user", "--history", "-k", "--training.lr", "--unknown", "--timestamp-format", "--separator", "--header"}
+    flags |= {"--max-gb"}
     assert with_flags(text, flags) == said
 
 

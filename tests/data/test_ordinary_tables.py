@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -186,7 +188,8 @@ def test_a_gzip_bomb(write: Write) -> None:
     message = fault(path, max_gb=0.001)
     assert "unpacks to more than 0.001 GiB" in message
     assert "max_gb=0.002" in message
-    assert read_interactions(path, max_gb=0.01).frame.height == 1
+    assert "unpacks to more than 0.1 GiB" in fault(path, max_gb=0.1)  # short rows take more than their 4 MB of text
+    assert read_interactions(path, max_gb=0.12).frame.height == 1
 
 
 def test_parquet_with_absurdly_many_rows(tmp_path: Path) -> None:
@@ -194,8 +197,33 @@ def test_parquet_with_absurdly_many_rows(tmp_path: Path) -> None:
     pl.DataFrame({"user": [1], "item": [1]}).select(pl.all().repeat_by(1_000_000).explode()).write_parquet(path)
     assert path.stat().st_size < 100_000
     assert "claims 1,000,000 rows" in fault(path, max_gb=0.01)
-    assert "max_gb=" in fault(path, max_gb=0.01)
-    assert read_interactions(path, max_gb=0.02).frame.height == 1
+    assert "max_gb=" in fault(path, max_gb=0.1)
+    assert read_interactions(path, max_gb=0.12).frame.height == 1
+
+
+LIMITED = """
+import resource, sys
+from palate.data.reading import read_interactions
+from palate.errors import DataError
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    read_interactions(sys.argv[1], max_gb=0.5)
+except DataError:
+    pass
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+"""
+
+
+@pytest.mark.parametrize("rows", [4_000_000, 30_000_000])
+@pytest.mark.parametrize("name", ["bomb.csv.gz", "bomb.parquet"])
+def test_reading_keeps_within_the_limit(name: str, rows: int, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if name.endswith("gz"):
+        path.write_bytes(gzip.compress(b"user,item\n" + b"1,2\n" * rows, compresslevel=1))
+    else:
+        pl.select(user=pl.repeat(1, rows), item=pl.repeat(2, rows)).write_parquet(path)
+    done = subprocess.run([sys.executable, "-c", LIMITED, path], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.55
 
 
 @pytest.mark.parametrize("depth", [70, 500, 5_000, 100_000])

@@ -29,7 +29,9 @@ from palate.errors import ConfigError, PalateError
 
 _COLUMNS = re.compile(r"""columns=\{['"](\w+)['"]: (?:(['"])(.*?)\2|(\d+)|None|\.\.\.)\}""")
 _POSITIONS = re.compile(r"columns=\[((?:'\w+'(?:, )?)+)\]")
-_ARGUMENT = re.compile(r"""(?<![\w.`(-])([a-z_]+)=(?:(['"])([^'"]+)\2|True\b|\[\.\.\.\]|\.\.\.)?(?![\w'"\[{(])""")
+_ARGUMENT = re.compile(
+    r"""(?<![\w.`(-])([a-z_]+)=(?:(['"])([^'"]+)\2|True\b|\[\.\.\.\]|\.\.\.|(\d+(?:\.\d+)?\b))?(?![\w'"\[{(])"""
+)
 _SETTING = re.compile(r"(?<![\w.`])([a-z_]+) = (?=\S)")
 _PHRASES = {
     "train on `data.without_weights()`": "pass --weight none",
@@ -245,7 +247,7 @@ def with_flags(text: str, flags: Collection[str] = ()) -> str:
         text = text.replace(phrase, other)
     text = _COLUMNS.sub(_column_flag, text)
     text = _POSITIONS.sub(_position_flags, text)
-    text = _ARGUMENT.sub(lambda found: _as_flag(found, flags, found[3] and shlex.quote(found[3])), text)
+    text = _ARGUMENT.sub(lambda found: _as_flag(found, flags, found[4] or (found[3] and shlex.quote(found[3]))), text)
     return _SETTING.sub(lambda found: _as_flag(found, flags, value=""), text)
 
 

@@ -16,7 +16,17 @@ from typing import Any
 
 import polars as pl
 
-from palate.data.reading.table import MAX_GB, TOO_LONG, Table, Types, first_line, folded, read_head, read_text
+from palate.data.reading.table import (
+    BYTES_PER_VALUE,
+    MAX_GB,
+    TOO_LONG,
+    Table,
+    Types,
+    first_line,
+    folded,
+    read_head,
+    read_text,
+)
 from palate.errors import ConfigError, DataError, MissingExtra, quoted
 
 SEPARATORS = (",", "\t", ";", "|", "::")
@@ -231,7 +241,6 @@ _SQL = re.compile(r"\s*(select|with)\s", re.IGNORECASE)
 _NUMBERS = {"Int": "whole numbers", "UInt": "whole numbers", "Float": "numbers", "Decimal": "numbers"}
 _TEXTS = {"String": "text", "Categorical": "text", "Enum": "text", "Boolean": "true or false"}
 _KINDS = _NUMBERS | _TEXTS | {"Date": "dates", "Datetime": "times"}
-_BYTES_PER_VALUE = 8
 _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError)
 """What polars raises on files that it cannot read; some broken ones make it panic."""
 
@@ -411,7 +420,7 @@ def _open_parquet(path: Path, head: bytes, max_gb: float) -> Table:
         raise DataError(f"{path} is a truncated or damaged Parquet file: {first_line(error)}") from error
 
     def read(columns: Sequence[str], _: Types) -> pl.DataFrame:
-        needed = rows * len(set(columns)) * _BYTES_PER_VALUE / 2**30
+        needed = rows * len(set(columns)) * BYTES_PER_VALUE / 2**30
         if needed > max_gb:
             raise DataError(
                 f"{path} claims {rows:,} rows, which take about {needed:,.0f} GiB in memory; the limit is {max_gb:g} "

@@ -122,7 +122,8 @@ def _explained(recommender: Recommender, who: dict[str, Any], item: Any, *args: 
 def faults(told: Told) -> list[str]:
     """What is wrong with a sentence; empty if it is true."""
     table, found = told.table, []
-    shown, largest = table.of()[: told.top], max((abs(c.value) for c in table.of()), default=0.0)
+    shown, baseline = table.of()[: told.top], sum(c.value for c in table.of("base") if c.key == "item baseline")
+    largest = max(abs(value) for value in (baseline, table.residual, *(c.value for c in table.of())))
     if any(c.kind == "history" and c.key == table.item for c in table.contributions):
         found.append("the item is a reason for itself")
     named, rest = _named(told.text, [c for c in shown if c.kind == "history"])

@@ -296,6 +296,23 @@ def test_what_is_below_a_fiftieth_of_the_largest_effect_is_no_reason() -> None:
     )
 
 
+def test_what_is_below_a_fiftieth_of_the_item_alone_is_no_reason() -> None:
+    popular = "it scores 0.50 above the average item for users in general"
+    for value, sentence in (
+        (0.00018, f"Recommended because {popular}"),
+        (-0.009, f"Recommended because {popular}"),
+        (0.011, "Recommended because you liked A (+0.011)"),
+        (-0.011, f"Recommended because {popular}, although your history speaks against it: A (-0.011)"),
+    ):
+        assert example(("history", "A", value, 0.0)).sentence() == sentence
+    together = example(*(("history", name, 0.001, 0.0004) for name in "ABCD"))
+    assert "as a whole" not in together.sentence()
+    joint = example(("history", "A", -0.01, 0.0), residual=-0.9)
+    assert joint.sentence() == f"Recommended because {popular}"
+    against = replace(joint, contributions=tuple(c for c in joint.contributions if c.kind != "base"))
+    assert against.sentence() == "The model subtracts 0.90 that no single contribution explains (residual)"
+
+
 def test_what_is_said_if_no_contribution_speaks_for_the_item() -> None:
     unsure = example(("history", "A", -0.3, 0.2))
     assert unsure.sentence() == (

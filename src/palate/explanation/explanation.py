@@ -107,10 +107,7 @@ class Explanation:
         A reason is at least `MIN_SHARE` of the largest effect, and its interval of `STANDARD_ERRORS` does not contain
         zero. Reasons are taken from the `top` largest only, so that a table of these shows every reason.
         """
-        found = self.of()
-        largest = max((abs(c.value) for c in found), default=0.0)
-        least = max(MIN_SHARE * largest, self._rounding)
-        return tuple(c for c in found[:top] if abs(c.value) > max(STANDARD_ERRORS * c.error, least))
+        return tuple(c for c in self.of()[:top] if abs(c.value) > max(STANDARD_ERRORS * c.error, self._least))
 
     def reasons(self, top: int = 5, k: int = LIST_LENGTH) -> list[str]:
         """The explanation in words: the reasons, how the score adds up, and the notes.
@@ -143,12 +140,12 @@ class Explanation:
     def _other_reason(self, shown: Sequence[Contribution]) -> str:
         """What speaks for an item that no single contribution speaks for; empty if nothing does."""
         history = self.of("history")
-        together, least = sum(c.value for c in history), self._rounding
+        together, least = sum(c.value for c in history), self._least
         if any(c.error for c in history) and not shown:
             if together > max(least, STANDARD_ERRORS * self._error_of_sum(history)):
                 return f"your history as a whole adds {_number(together)}, although no single item stands out"
             return ""
-        baseline = sum(c.value for c in self.of("base") if c.key == ITEM_BASELINE)
+        baseline = self._item_baseline
         if baseline > max(least, self.residual):
             return f"it scores {_number(baseline)} above the average item for users in general"
         if self.residual > least:
@@ -159,14 +156,23 @@ class Explanation:
         """What to say if nothing speaks for or against the item."""
         if any(c.error for c in self.of()):
             return "no contribution stands out: every interval contains zero (more samples make them narrower)"
-        baseline = sum(c.value for c in self.of("base") if c.key == ITEM_BASELINE)
-        if baseline < -self._rounding:
-            return f"it scores {_number(-baseline)} below the average item for users in general"
+        if self._item_baseline < min(-self._least, self.residual):
+            return f"it scores {_number(-self._item_baseline)} below the average item for users in general"
+        if self.residual < -self._least:
+            return f"the model subtracts {_number(-self.residual)} that no single contribution explains (residual)"
         return "nothing known about this user or item changes how it compares with the average item"
 
     @property
-    def _rounding(self) -> float:
-        return ROUNDING * max((abs(c.value) for c in self.contributions), default=0.0)
+    def _item_baseline(self) -> float:
+        """How much better than the average item this one is without a history."""
+        return sum(c.value for c in self.of("base") if c.key == ITEM_BASELINE)
+
+    @property
+    def _least(self) -> float:
+        """The size above which an effect may be told: a share of the largest one, that of the item alone included."""
+        effects = [*(c.value for c in self.of()), self._item_baseline, self.residual]
+        rounding = ROUNDING * max((abs(c.value) for c in self.contributions), default=0.0)
+        return max(MIN_SHARE * max(map(abs, effects)), rounding)
 
     def _error_of_sum(self, some: Sequence[Contribution]) -> float:
         """Standard error of a sum of contributions; Shapley values of all players add up exactly."""

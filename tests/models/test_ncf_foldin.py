@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from palate.config import Training
 from palate.data.dataset import Dataset
 from palate.data.queries import Queries
 from palate.data.ragged import Ragged
 from palate.models import MODELS
-from palate.models.ncf.fold_in import SAMPLED_ITEMS, HistoryLoss
+from palate.models.ncf.fold_in import SAMPLED_ITEMS, HistoryLoss, user_prior
 
 SCALE = (1.0, 5.0)
 
@@ -111,3 +112,55 @@ def test_a_known_user_with_fresh_history_is_folded_in() -> None:
     rows = model.represent(fresh)
     assert torch.equal(rows[1], model.net.user_rows(torch.tensor([1]))[0])
     torch.testing.assert_close(rows[0], model.represent(fresh.anonymous())[0])
+
+
+@pytest.mark.parametrize("loss", ["joint", "bce", "mse"])
+def test_the_steps_go_nine_tenths_of_the_way_to_the_minimum(loss: Any) -> None:
+    """Of `gmf`, whose objective has one minimum."""
+    rated, kind = data(), MODELS["gmf"]
+    model = kind(kind.Config(loss=loss), rated.spec)
+    rng = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(std=0.3, generator=rng)
+    chosen = torch.randperm(300, generator=rng)[:15]
+    queries = Queries(
+        torch.tensor([-1]), Ragged.of([chosen.tolist()]), torch.randint(1, 6, (15,), generator=rng).float()
+    )
+    center, spread = user_prior(model.eval().net)
+
+    def value(z_BD: Tensor) -> Tensor:
+        return formula(model, queries, center + spread * z_BD) + z_BD.square().sum() / 2
+
+    best = torch.zeros(1, len(center), requires_grad=True)
+    optimizer = torch.optim.LBFGS([best], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        now = value(best)
+        now.backward()
+        return now.item()
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        start, least = float(value(torch.zeros_like(best))), float(value(best))
+        found = float(value((model.represent(queries) - center) / spread))
+    assert least - 1e-3 <= found <= least + 0.1 * (start - least)
+
+
+def test_the_average_user_follows_the_weights() -> None:
+    rated, kind = data(), MODELS["neumf"]
+    model = kind(kind.Config(loss="bce"), rated.spec)
+    model.fit(rated, Training(epochs=1))
+    torch.testing.assert_close(model.prior, user_prior(model.net))
+    queries = Queries(torch.tensor([-1]), Ragged.of([[3, 7, 250]]))
+    before = model.represent(queries)
+    other = kind(kind.Config(loss="bce"), rated.spec)
+    other.load_state_dict(model.state_dict())
+    torch.testing.assert_close(other.represent(queries), before)  # without `refresh`, and after it
+    other.refresh()
+    torch.testing.assert_close(other.represent(queries), before)
+    with torch.no_grad():
+        other.net.towers.user.weight.add_(1.0)
+    other.refresh()
+    torch.testing.assert_close(other.prior[0], model.prior[0] + 1.0)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from palate.config import CompleteTraining, check
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.models.base import GradientModel
-from palate.models.ncf.fold_in import fold_in
+from palate.models.ncf.fold_in import fold_in, user_prior
 from palate.models.ncf.layers import Net, Towers, Workspace
 from palate.training import losses
 from palate.training.batches import Negatives, Pairs, pairs
@@ -137,6 +137,7 @@ class NCF(GradientModel):
     default_training = CompleteTraining(weight_decay=0.3)  # docs/decisions/14-recipes.md
     answers = frozenset({"known_user", "history", "similar_items", "rating"})
     uses_weights = True
+    prior: Tensor | None
 
     def __init__(self, config: GMFConfig | MLPConfig | NeuMFConfig, spec: Spec) -> None:
         super().__init__(config, spec)
@@ -148,6 +149,7 @@ class NCF(GradientModel):
         ranks = config.loss != "mse"
         rates = config.loss == "mse" or (config.loss == "joint" and spec.rating_scale is not None)
         self.net = Net(spec, Towers(spec, gmf, mlp, layers, config.dropout), ranks, rates)
+        self.register_buffer("prior", None, persistent=False)  # of new users; `_refresh` computes it
         self.needs = self.needs | {"rating"} if rates else self.needs
         self.answers = self.answers if rates else self.answers - {"rating"}
         self.monitor, self.confidence = ("ndcg@10", "sigmoid") if ranks else ("rmse", "score")
@@ -213,7 +215,11 @@ class NCF(GradientModel):
         return self.net.user_rows(user_B)
 
     def _fold_in(self, queries: Queries) -> Tensor:
-        return fold_in(self.net, queries, self.spec.rating_scale, self.config.negatives)
+        prior = user_prior(self.net) if self.prior is None else self.prior
+        return fold_in(self.net, queries, prior, self.spec.rating_scale, self.config.negatives)
+
+    def _refresh(self, context: object) -> None:
+        self.prior = user_prior(self.net)
 
     def _score(self, queries: Queries) -> Tensor:
         return self._score_items(queries, slice(None))

@@ -184,6 +184,26 @@ def test_new_and_changed_items(tables: tuple[Dataset, pl.DataFrame]) -> None:
     assert what.new_items >= 1
 
 
+def test_columns_that_are_not_given_stay_as_they_are() -> None:
+    rows = pl.DataFrame({"user_id": [1, 1, 2, 2, 3], "item_id": [1, 2, 2, 3, 1]})
+    table = {
+        "item_id": [1, 2, 3],
+        "title": ["one", "two", "three"],
+        "genre": ["a", "b", "a"],
+        "year": [1990, 1991, None],
+    }
+    before = Recommender.train(Dataset.read(rows, items=pl.DataFrame(table)), "content-knn")
+    after, what = before.update(items=pl.DataFrame({"item_id": [3, 1, 4], "genre": ["b", None, "a"]}))
+    assert what.new_items == 1
+    assert after.data.item_table is not None
+    assert after.data.item_table.sort("item_id").to_dict(as_series=False) == {
+        "item_id": [1, 2, 3, 4],
+        "title": ["one", "two", "three", None],
+        "genre": [None, "b", "b", "a"],
+        "year": [1990, 1991, None, None],
+    }
+
+
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [

@@ -169,7 +169,9 @@ def _with_table(data: Dataset, side: str, source: Any) -> Dataset:
             f"{', '.join(before.columns)}"
         )
     ids = ids.extend(table[key])
-    both = pl.concat([table, before], how="diagonal_relaxed").unique(key, keep="first", maintain_order=True)
+    kept = [name for name in before.columns if name not in table.columns]
+    changed = table.join(before.select(key, *kept), on=key, how="left", maintain_order="left")
+    both = pl.concat([changed, before], how="diagonal_relaxed").unique(key, keep="first", maintain_order=True)
     joined = pl.DataFrame({key: ids.ids}).join(both.select(before.columns), on=key, how="left", maintain_order="left")
     return replace(data, **{f"{side}s": ids, f"{side}_table": joined})
 

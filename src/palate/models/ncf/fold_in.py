@@ -117,7 +117,8 @@ class HistoryLoss:
         if net.rank is not None:
             n_items, chance = towers.item.num_embeddings, torch.Generator().manual_seed(0)
             item_S = torch.unique(torch.randint(n_items, (SAMPLED_ITEMS,), generator=chance)).to(item_BN.device)
-            unseen_BS = _unseen(history, item_S)
+            pair_BS = torch.arange(len(item_BN), device=item_S.device).unsqueeze(1) * n_items + item_S
+            unseen_BS = torch.isin(pair_BS, history.row_of_value * n_items + history.values, invert=True)
             share_B = negatives * lengths_B / unseen_BS.sum(1).clamp(min=1)
             self._weight_BN = torch.cat([self._chosen_BN, share_B.unsqueeze(1) * unseen_BS], 1)
             item_BN = torch.cat([item_BN, item_S.expand(len(item_BN), -1)], 1)
@@ -192,12 +193,3 @@ class HistoryLoss:
             here_RH = self._slope[depth].mul_(self._hidden[depth].sign_())
             torch.mm(here_RH, self._layers[depth - 1][0], out=self._slope[depth - 1])
         return self._slope[0].mul_(self._hidden[0].sign_()).view(n_users, n_pairs, -1).sum(1)
-
-
-def _unseen(history: Ragged, item_S: Tensor) -> Tensor:
-    """Whether each of some items, in ascending order, is not in each history, bool `[B, S]`."""
-    place = torch.searchsorted(item_S, history.values).clamp_(max=len(item_S) - 1)
-    hit = item_S[place] == history.values
-    unseen_BS = torch.ones(len(history), len(item_S), dtype=torch.bool, device=item_S.device)
-    unseen_BS[history.row_of_value[hit], place[hit]] = False
-    return unseen_BS

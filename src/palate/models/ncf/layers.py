@@ -74,28 +74,25 @@ class ProductScores(torch.autograd.Function):
 class HiddenLayers(torch.autograd.Function):
     """`apply(memory, a_PH, c_IH, index_PN, w, W_2, b_2, ...)`: scores `w . h_L`, `[P, N]`, and h_L for n = 0, `[P, H]`.
 
-    h_1 = relu(a_u + c_i), h_l = relu(W_l h_(l-1) + b_l). The index gives i for each pair; None pairs each user with
-    each item. Without w (None) the scores are empty.
+    h_1 = relu(a_u + c_i), h_l = relu(W_l h_(l-1) + b_l). The index gives i for each pair. Without w (None) the scores
+    are empty.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, memory: Workspace, user_PH: Tensor, item_IH: Tensor, index_PN: Tensor | None, head_1H: Tensor | None,
+        ctx: Any, memory: Workspace, user_PH: Tensor, item_IH: Tensor, index_PN: Tensor, head_1H: Tensor | None,
         *layers: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         weights, biases = layers[::2], layers[1::2]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(index_PN, head_1H, *weights)
-        ctx.shape = (len(user_PH), len(item_IH)) if index_PN is None else index_PN.shape
-        ctx.memory, ctx.n_items, widths = memory, len(item_IH), [user_PH.shape[1], *map(len, weights)]
-        ctx.taken = memory.take(ctx.shape[0] * ctx.shape[1], widths * 2, user_PH)
+        ctx.shape, ctx.memory, ctx.n_items = index_PN.shape, memory, len(item_IH)
+        widths = [user_PH.shape[1], *map(len, weights)]
+        ctx.taken = memory.take(index_PN.numel(), widths * 2, user_PH)
         hidden = ctx.taken[: len(widths)]
         first_PNH, last_PNH = (h.view(*ctx.shape, h.shape[-1]) for h in (hidden[0], hidden[-1]))
-        if index_PN is None:
-            torch.add(user_PH.unsqueeze(1), item_IH, out=first_PNH).relu_()
-        else:
-            torch.index_select(item_IH, 0, index_PN.view(-1), out=hidden[0])
-            first_PNH.add_(user_PH.unsqueeze(1)).relu_()
+        torch.index_select(item_IH, 0, index_PN.view(-1), out=hidden[0])
+        first_PNH.add_(user_PH.unsqueeze(1)).relu_()
         for below, here, weight, bias in zip(hidden, hidden[1:], weights, biases, strict=False):
             torch.addmm(bias, below, weight.T, out=here).relu_()
         scores_PN = user_PH.new_empty(0) if head_1H is None else torch.mv(hidden[-1], head_1H[0]).view(ctx.shape)
@@ -105,13 +102,13 @@ class HiddenLayers(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, scores_PN: Tensor | None, last_PH: Tensor | None) -> tuple[Tensor | None, ...]:
         index_PN, head_1H, *weights = ctx.saved_tensors
-        hidden, spare, wanted = ctx.taken[: 1 + len(weights)], ctx.taken[1 + len(weights) :], ctx.needs_input_grad
-        to_head, to_item, to_layers = None, None, list[Tensor | None]()
+        hidden, spare = ctx.taken[: 1 + len(weights)], ctx.taken[1 + len(weights) :]
+        to_head, to_layers = None, list[Tensor]()
         if scores_PN is None or head_1H is None:
             spare[-1].zero_()
         else:
             scores_R = scores_PN.reshape(-1)
-            to_head = torch.mv(hidden[-1].T, scores_R).unsqueeze(0) if wanted[4] else None
+            to_head = torch.mv(hidden[-1].T, scores_R).unsqueeze(0)
             torch.mul(scores_R.unsqueeze(1), head_1H, out=spare[-1])
         if last_PH is not None:
             spare[-1].view(*ctx.shape, spare[-1].shape[-1])[:, 0] += last_PH
@@ -119,12 +116,10 @@ class HiddenLayers(torch.autograd.Function):
         spare[-1].mul_(hidden[-1].gt_(0))
         for depth in range(len(weights), 0, -1):
             here, below = spare[depth], hidden[depth - 1]
-            to_layers = [*((here.T @ below, here.sum(0)) if wanted[3 + 2 * depth] else (None, None)), *to_layers]
+            to_layers = [here.T @ below, here.sum(0), *to_layers]
             torch.mm(here, weights[depth - 1], out=spare[depth - 1]).mul_(below.gt_(0))
         first_PNH = spare[0].view(*ctx.shape, spare[0].shape[-1])
-        to_user = first_PNH.sum(1) if wanted[1] else None
-        if wanted[2]:
-            to_item = first_PNH.sum(0) if index_PN is None else _sum_by_item(spare[0], index_PN, ctx.n_items)
+        to_user, to_item = first_PNH.sum(1), _sum_by_item(spare[0], index_PN, ctx.n_items)
         ctx.memory.give_back(ctx.taken)
         return None, to_user, to_item, None, to_head, *to_layers
 
@@ -176,43 +171,35 @@ class Towers(nn.Module):
         return TowerInputs(factors, vector)
 
     def score_pairs(
-        self, head: nn.Linear | None, user: TowerInputs, item: TowerInputs, index_PN: Tensor | None, memory: Workspace
+        self, head: nn.Linear | None, user: TowerInputs, item: TowerInputs, index_PN: Tensor, memory: Workspace
     ) -> tuple[Tensor, Tensor]:
         """A head's output for pairs, `[P, N]`, and h_L of each user's first item, `[P, H]`.
-
-        In eval mode the hidden layers' weights count as constants.
 
         Args:
             head: The head; without it (None) the scores are empty.
             user: P rows. Users and items may change places.
             item: Rows of items.
-            index_PN: Which row of `item` each pair reads; None pairs each user with each item.
+            index_PN: Which row of `item` each pair reads.
             memory: Holds the layers; reused after the backward pass.
         """
         head_1G, head_1H = torch.split(head.weight, [self.gmf, self.width - self.gmf], 1) if head else (None, None)
         scores_PN, hidden_PH = user.hidden.new_zeros(()) if head is None else head.bias, user.hidden
         drops = self.training and self.dropout > 0
         if self.mlp and drops:
-            assert index_PN is not None
             hidden_PNH = self._drop((user.hidden.unsqueeze(1) + F.embedding(index_PN, item.hidden)).relu_())
             for layer in self.linears[1:]:
                 hidden_PNH = self._drop(layer(hidden_PNH).relu_())
-            hidden_PH, scores_PN = (
-                hidden_PNH[:, 0],
-                scores_PN if head_1H is None else scores_PN + hidden_PNH @ head_1H[0],
-            )
+            hidden_PH = hidden_PNH[:, 0]
+            scores_PN = scores_PN if head_1H is None else scores_PN + hidden_PNH @ head_1H[0]
         elif self.mlp:
             weights = [each for layer in self.linears[1:] for each in (layer.weight, layer.bias)]
-            weights = weights if self.training else [each.detach() for each in weights]
             inputs = (memory, user.hidden, item.hidden, index_PN, head_1H)
             last_PN, hidden_PH = HiddenLayers.apply(*inputs, *weights)  # type: ignore[no-untyped-call]
             scores_PN = scores_PN + last_PN
         if not self.gmf or head_1G is None:
             return scores_PN, hidden_PH
         factors_PG = user.factors * head_1G
-        if index_PN is None:
-            product_PN = factors_PG @ item.factors.T
-        elif drops:
+        if drops:
             product_PN = self._drop(factors_PG.unsqueeze(1) * F.embedding(index_PN, item.factors)).sum(-1)
         else:
             product_PN = ProductScores.apply(memory, factors_PG, item.factors, index_PN)  # type: ignore[no-untyped-call]

@@ -6,10 +6,11 @@ The string after a field is its help text, shown by the command line and the doc
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
@@ -99,6 +100,7 @@ class CompleteTraining(Training):
 
 MAX_LAYERS = 64
 """Most layers of a network that settings may ask for."""
+_hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
 def check(config: object, **rules: bool) -> None:
@@ -114,7 +116,7 @@ def check(config: object, **rules: bool) -> None:
         ConfigError: Lists all fields that break a rule.
     """
     faults = [f"{name} = {getattr(config, name)!r} is out of range" for name, ok in rules.items() if not ok]
-    hints = typing.get_type_hints(type(config))
+    hints = _hints(type(config))
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         kind = hints[field.name]
         if typing.get_origin(kind) is Literal and getattr(config, field.name) not in typing.get_args(kind):
@@ -142,7 +144,7 @@ def from_dict(cls: type[C], values: Any) -> C:
     if not isinstance(values, dict):
         raise ConfigError(f"{cls.__qualname__}: {values!r} is not a mapping of settings")
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     faults = [_unknown(key, fields) for key in values if key not in fields]
     given: dict[str, Any] = {}
     for name, field in fields.items():

@@ -108,14 +108,8 @@ class Dataset:
                 f"{count:,} of {len(rating):,} rows have a rating of zero or less: in lists they do not count as "
                 "choices",
             )
-        data = cls(
-            **fields,
-            **tables,
-            item_kinds=dict(item_kinds or {}),
-            user_kinds=dict(user_kinds or {}),
-            notes=notes,
-            events=events,
-        )
+        tables |= {"item_kinds": dict(item_kinds or {}), "user_kinds": dict(user_kinds or {})}
+        data = cls(**fields, **tables, notes=notes, events=events)
         data.__dict__["unused_items"] = unused_items
         return data
 
@@ -242,6 +236,16 @@ class Dataset:
         if self.weight is None:
             return self.item_counts.astype(np.float64)
         return np.bincount(self.item, weights=self.weight, minlength=self.n_items)
+
+    @cached_property
+    def liked_rating(self) -> float:
+        """The rating of what is chosen without one: halfway from the mean to the top of the scale."""
+        return 0.0 if self.rating is None else (float(self.rating.mean()) + float((self.rating_scale or (0, 0))[1])) / 2
+
+    @cached_property
+    def last_time(self) -> int:
+        """The time of the newest row; 0 without times."""
+        return 0 if self.timestamp is None else int(self.timestamp.max())
 
     @cached_property
     def active_users(self) -> np.ndarray:

@@ -199,15 +199,13 @@ def with_newer_history(data: Dataset, queries: Queries, newer: Queries) -> Queri
         after = before.new_full((len(added),), fill) if after is None else after
         return torch.cat([before, after])[order]
 
-    liked = 0.0 if data.rating is None else (float(data.rating.mean()) + float((data.rating_scale or (0, 0))[1])) / 2
-    last = 0 if data.timestamp is None else int(data.timestamp.max())
     values = torch.cat([old.history.values, newer.history.values])[order]
     any_newer = (newer.history.lengths > 0) & (old.user >= 0)
     return replace(
         old,
         history=Ragged.from_lengths(values, old.history.lengths + newer.history.lengths),
-        ratings=joined(old.ratings, newer.ratings, liked),
-        times=joined(old.times, None, last),
+        ratings=joined(old.ratings, newer.ratings, data.liked_rating),
+        times=joined(old.times, None, data.last_time),
         fresh=any_newer if old.fresh is None else any_newer | old.fresh,
     )
 

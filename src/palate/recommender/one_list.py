@@ -67,13 +67,6 @@ def query_of_features(features: FeatureBatch) -> Queries:
     return Queries(torch.tensor([-1]), Ragged.empty(1), features=features)
 
 
-def liked_rating(data: Dataset) -> float:
-    """The rating that an item counts with which a user chose without rating it, as in `with_newer_history`."""
-    if data.rating is None:
-        return 0.0
-    return (float(data.rating.mean()) + float((data.rating_scale or (0, 0))[1])) / 2
-
-
 def with_chosen(data: Dataset, query: Queries, items: Sequence[int], ratings: Sequence[float] | None) -> Queries:
     """A query with items that the user chose since, oldest first.
 

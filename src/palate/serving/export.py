@@ -6,7 +6,6 @@ from pathlib import Path
 
 import polars as pl
 
-from palate.recommender.one_list import liked_rating
 from palate.recommender.recommender import Recommender
 from palate.serving.app import store_beside
 from palate.serving.store import read_all
@@ -34,4 +33,4 @@ def interactions(run: Path, store: str | None = None, everything: bool = False) 
     if everything:
         return found.select(*ids, *rating, "timestamp", "type")
     chosen = found.filter(pl.col("type").is_in(["like", "rating"]))
-    return chosen.select(*ids, *(one.fill_null(liked_rating(data)) for one in rating), "timestamp")
+    return chosen.select(*ids, *(one.fill_null(data.liked_rating) for one in rating), "timestamp")

@@ -142,7 +142,7 @@ def with_feedback(served: Served, user: int, rows: Sequence[Row]) -> Asked:
         trained = item in before and row.stored_ms <= 1000 * served.saved_at
         if item >= 0 and liked and not trained:
             chosen.append(item)
-            ratings.append(row.value if rated and row.value is not None else served.liked)
+            ratings.append(row.value if rated and row.value is not None else rec.data.liked_rating)
     return Asked(with_chosen(rec.data, query, chosen, ratings), left_out, len(rows), len(chosen))
 
 

@@ -26,7 +26,7 @@ from palate.ranking.ranked import sketch
 from palate.recommender.artifact_files import CARD
 from palate.recommender.cold_start import earlier_notes
 from palate.recommender.id_translation import check_id_type
-from palate.recommender.one_list import best_items, liked_rating, query_of_user
+from palate.recommender.one_list import best_items, query_of_user
 from palate.recommender.recommender import Recommender
 
 POSTER_COLUMNS = ("poster", "image", "cover")
@@ -72,11 +72,6 @@ class Served:
     def folds_in(self) -> bool:
         """Whether feedback changes the scores, and not only what is left out."""
         return "history" in self.rec.model.answers
-
-    @cached_property
-    def liked(self) -> float:
-        """The rating that an item counts with which was liked without a rating."""
-        return liked_rating(self.rec.data)
 
     @cached_property
     def middle(self) -> float:

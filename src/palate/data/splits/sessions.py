@@ -53,7 +53,7 @@ def given_sessions(data: Dataset, held_out: pl.DataFrame, *, valid: float = 0.1,
     dropped = [name for name in ("rating", "weight") if getattr(data, name) is not None]
     notes = (f"sessions: the given sessions have no {' and no '.join(dropped)}, so this column is not used",)
     if data.timestamp is not None:
-        held_out = held_out.with_columns(timestamp=pl.lit(int(data.timestamp.max())))
+        held_out = held_out.with_columns(timestamp=pl.lit(data.last_time))
     whole = Dataset.from_frame(
         pl.concat([frame, held_out.cast({name: frame.schema[name] for name in frame.columns})]),
         data.item_table,

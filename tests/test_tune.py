@@ -147,7 +147,9 @@ def test_two_at_once_run_each_trial_once(parts: Split, tmp_path: Path) -> None:
         first, second = pool.map(search, range(2))
     assert first == second
     assert timeless(first.trials) == timeless(whole.trials)
-    assert [sorted(numbers) for numbers in seen] == [list(range(14))] * 2
+    assert max(map(len, seen)) == 14
+    for numbers in seen:  # whoever comes later is not told of trials that ended before
+        assert sorted(numbers) == list(range(14 - len(numbers), 14))
 
 
 def test_a_trial_depends_on_trials_far_enough_before_it_alone(tmp_path: Path) -> None:

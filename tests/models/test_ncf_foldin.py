@@ -16,7 +16,7 @@ from palate.data.dataset import Dataset
 from palate.data.queries import Queries
 from palate.data.ragged import Ragged
 from palate.models import MODELS
-from palate.models.ncf.fold_in import SAMPLED_ITEMS, HistoryLoss, user_prior
+from palate.models.ncf.fold_in import SAMPLED_ITEMS, HistoryLoss
 
 SCALE = (1.0, 5.0)
 
@@ -127,7 +127,7 @@ def test_the_steps_go_nine_tenths_of_the_way_to_the_minimum(loss: Any) -> None:
     queries = Queries(
         torch.tensor([-1]), Ragged.of([chosen.tolist()]), torch.randint(1, 6, (15,), generator=rng).float()
     )
-    center, spread = user_prior(model.eval().net)
+    center, spread = model.eval().net.user_prior()
 
     def value(z_BD: Tensor) -> Tensor:
         return formula(model, queries, center + spread * z_BD) + z_BD.square().sum() / 2
@@ -152,7 +152,7 @@ def test_the_average_user_follows_the_weights() -> None:
     rated, kind = data(), MODELS["neumf"]
     model = kind(kind.Config(loss="bce"), rated.spec)
     model.fit(rated, Training(epochs=1))
-    torch.testing.assert_close(model.prior, user_prior(model.net))
+    torch.testing.assert_close(model.prior, model.net.user_prior())
     queries = Queries(torch.tensor([-1]), Ragged.of([[3, 7, 250]]))
     before = model.represent(queries)
     other = kind(kind.Config(loss="bce"), rated.spec)

@@ -35,19 +35,8 @@ from palate.models.ncf.layers import Net, Towers
 ADAM_STEPS, LEARNING_RATE, MEAN_DECAY, SQUARE_DECAY = 15, 0.7, 0.75, 0.9
 SAMPLED_ITEMS = 256
 """Items that stand for all items a user has not chosen."""
-PRIOR_USERS = 10_000
-"""Known users, evenly spaced, whose rows give the mean and the standard deviation."""
 PAIRS_PER_BLOCK = 2**13
 """Pairs scored at once: their layers fit into the processor's cache."""
-
-
-@torch.no_grad()
-def user_prior(net: Net) -> Tensor:
-    """c and s of the formula, `[2, D]`, which the known users' rows determine."""
-    n_users = net.towers.user.num_embeddings
-    sample = torch.arange(0, n_users, -(-n_users // PRIOR_USERS), device=net.towers.user.weight.device)
-    known_UD: Tensor = net.user_rows(sample)
-    return torch.stack([known_UD.mean(0), known_UD.std(0, correction=0)])
 
 
 @torch.no_grad()
@@ -57,7 +46,7 @@ def fold_in(net: Net, queries: Queries, prior_2D: Tensor, scale: tuple[float, fl
     Args:
         net: A trained net, in eval mode.
         queries: Their users are ignored.
-        prior_2D: `user_prior` of the net.
+        prior_2D: `Net.user_prior`.
         scale: Lowest and highest rating, if there are ratings.
         negatives: K of the formula.
     """

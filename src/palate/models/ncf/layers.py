@@ -24,6 +24,8 @@ from palate.models.layers import dropout_mask
 
 EMBEDDING_STD = 0.01
 """Standard deviation of initial embeddings (He et al. 2017)."""
+PRIOR_USERS = 10_000
+"""Known users, evenly spaced, whose rows give the mean and the standard deviation."""
 SCORED_PAIRS_PER_BLOCK = 2**14
 """Pairs whose hidden layers exist at once while all items are scored: they fit into the processor's cache."""
 
@@ -298,3 +300,13 @@ class Net(nn.Module):
         """What represents known users, `[B, D]`: rows of the user table, followed by the rating biases, if any."""
         rows: Tensor = self.towers.user(user_B)
         return rows if self.rating is None else torch.cat([rows, self.rating.user_bias(user_B)], 1)
+
+    @torch.no_grad()
+    def user_prior(self) -> Tensor:
+        """Mean and standard deviation of the known users' rows, `[2, D]`: c and s of the fold-in's formula."""
+        table = self.towers.user
+        sample = torch.arange(
+            0, table.num_embeddings, -(-table.num_embeddings // PRIOR_USERS), device=table.weight.device
+        )
+        known_UD = self.user_rows(sample)
+        return torch.stack([known_UD.mean(0), known_UD.std(0, correction=0)])

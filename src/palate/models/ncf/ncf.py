@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from palate.config import CompleteTraining, check
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.models.base import GradientModel
-from palate.models.ncf.fold_in import fold_in, user_prior
+from palate.models.ncf.fold_in import fold_in
 from palate.models.ncf.layers import Net, Towers, Workspace
 from palate.training import losses
 from palate.training.batches import Negatives, Pairs, pairs
@@ -215,11 +215,11 @@ class NCF(GradientModel):
         return self.net.user_rows(user_B)
 
     def _fold_in(self, queries: Queries) -> Tensor:
-        prior = user_prior(self.net) if self.prior is None else self.prior
+        prior = self.net.user_prior() if self.prior is None else self.prior
         return fold_in(self.net, queries, prior, self.spec.rating_scale, self.config.negatives)
 
     def _refresh(self, context: object) -> None:
-        self.prior = user_prior(self.net)
+        self.prior = self.net.user_prior()
 
     def _score(self, queries: Queries) -> Tensor:
         return self._score_items(queries, slice(None))

@@ -46,7 +46,7 @@ RESULT = RESULTS / "serving_faults.md"
 
 
 class Client(threading.Thread):
-    """Sends entries at a steady rate until it is told to stop; each until it is acknowledged."""
+    """Sends entries at a steady rate until `stop` is set; resends each entry until it is acknowledged."""
 
     def __init__(self, port: Callable[[], int], first_user: int, every: float, stop: threading.Event) -> None:
         super().__init__(daemon=True)

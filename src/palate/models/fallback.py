@@ -56,7 +56,7 @@ class Fallback(nn.Module):
         popularity: n_i, float32 `[N]`.
         mean: Mean rating; 0 for data without ratings.
         user_deviation: Shrunken deviation of each user's mean rating from `mean`, float32 `[n_users]`.
-        item_deviation: Likewise of each item, float32 `[N]`.
+        item_deviation: The same for each item, float32 `[N]`.
         by_attribute: Popularity given attributes; None if there are no user attributes.
     """
 

@@ -231,7 +231,7 @@ def _arranged(
 
 
 def _numbered(names: Sequence[str], k: int) -> list[pl.Expr]:
-    """Columns `item_1` ... `item_k`, likewise of the other lists; empty after the last item."""
+    """Columns `item_1` ... `item_k`, and the same for the other lists; empty after the last item."""
     return [
         pl.col(name).list.get(place, null_on_oob=True).alias(f"{name.removesuffix('_id')}_{place + 1}")
         for name in names

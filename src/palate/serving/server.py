@@ -75,7 +75,7 @@ class Place:
 
 
 def serve(runs: Sequence[Path], place: Place, settings: Settings, watch: Path | None = None) -> None:
-    """Serve runs until the process is told to stop.
+    """Serve runs until the process receives a signal to stop.
 
     Args:
         runs: Folders of runs, the default one first; may be empty if `watch` holds a run.

@@ -1,7 +1,7 @@
 """convmf: biased matrix factorization for ratings whose item vectors start from the content (Kim et al. 2016, ConvMF).
 
 prediction(u, i) = b + b_u + b_i + <p_u, q_i>,  [q_i, b_i] = encode(content_i) + eps_i
-loss = mean of (r - prediction)^2 + penalties n^reg_power (reg |p_u|^2 + bias_reg b_u^2), likewise of eps_i
+loss = mean of (r - prediction)^2 + penalties n^reg_power (reg |p_u|^2 + bias_reg b_u^2), and the same penalty on eps_i
 
 `palate.models.content.encoders` encodes texts by the paper's CNN, and all other features too. As in the paper, factors
 and encoder are trained in turns. A round first trains the factors as `mf` does, with the encoder's output as it is (in

@@ -41,7 +41,7 @@ from palate.models.buffers import check_rows, check_sparse
 from palate.models.choose import Value, choose
 from palate.models.layers import distinct_history, first_occurrences, sum_rows
 from palate.models.linear.puresvd import right_singular_vectors
-from palate.models.linear.sparse_weights import contributions, matrix, score_history
+from palate.models.linear.sparse_weights import contributions, matrix, register_sparse, score_history
 from palate.models.neighbours.nearest import MAX_HISTORY, nearest_items, sampled_interactions
 from palate.training.train_run import Epoch, TrainRun
 
@@ -123,9 +123,7 @@ class GFCF(Model):
         super().__init__(config, spec)
         self.config = self.given = config
         # P as a sparse matrix with one row for each history item.
-        self.register_buffer("offsets", torch.zeros(spec.n_items + 1, dtype=torch.int64))
-        self.register_buffer("item", torch.zeros(0, dtype=torch.int32))
-        self.register_buffer("weight", torch.zeros(0))
+        register_sparse(self, spec.n_items)
         self.register_buffer("singular", torch.zeros(spec.n_items, 0))  # V alpha^1/2
         self.register_buffer("root", torch.zeros(spec.n_items))  # D^1/2
 
@@ -182,9 +180,7 @@ class TurboCF(Model):
         super().__init__(config, spec)
         self.config = self.given = config
         # P as a sparse matrix with one row for each history item.
-        self.register_buffer("offsets", torch.zeros(spec.n_items + 1, dtype=torch.int64))
-        self.register_buffer("item", torch.zeros(0, dtype=torch.int32))
-        self.register_buffer("weight", torch.zeros(0))
+        register_sparse(self, spec.n_items)
 
     def _fit(self, data: Dataset, job: TrainRun) -> list[Epoch]:
         known = sampled_interactions(data, self.config.max_history, "turbo-cf")

@@ -35,7 +35,7 @@ from palate.models.buffers import check_sparse
 from palate.models.choose import choose, noise_level
 from palate.models.layers import machine_memory, require_memory
 from palate.models.linear.ease import cooccurrence, interactions, ridge_ladders
-from palate.models.linear.sparse_weights import by_source, contributions, score_history
+from palate.models.linear.sparse_weights import by_source, contributions, register_sparse, score_history
 from palate.training.train_run import Epoch, TrainRun
 
 MAX_COOCCURRENCES_PER_BLOCK = 2**25
@@ -81,9 +81,7 @@ class SparseEASE(Model):
         self.config = self.given = config
         require_memory(24 * spec.n_items * min(config.k, spec.n_items), "sparse-ease", "a smaller k")
         # B as a sparse matrix with one row for each history item.
-        self.register_buffer("offsets", torch.zeros(spec.n_items + 1, dtype=torch.int64))
-        self.register_buffer("item", torch.zeros(0, dtype=torch.int32))
-        self.register_buffer("weight", torch.zeros(0))
+        register_sparse(self, spec.n_items)
 
     def _fit(self, data: Dataset, job: TrainRun) -> list[Epoch]:
         size, counts = data.n_items, Counts.of(data)

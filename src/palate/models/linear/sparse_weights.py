@@ -13,10 +13,17 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
-from torch import Tensor
+from torch import Tensor, nn
 
 from palate.data.ragged import Ragged
 from palate.models.layers import distinct_history, first_occurrences
+
+
+def register_sparse(model: nn.Module, rows: int) -> None:
+    """Give a model the buffers `offsets`, `item` and `weight` of an empty sparse matrix, sized by the fit."""
+    model.register_buffer("offsets", torch.zeros(rows + 1, dtype=torch.int64))
+    model.register_buffer("item", torch.zeros(0, dtype=torch.int32))
+    model.register_buffer("weight", torch.zeros(0))
 
 
 def by_source(by_target: csr_matrix) -> tuple[Tensor, Tensor, Tensor]:

@@ -35,7 +35,7 @@ from palate.models.buffers import check_sparse
 from palate.models.choose import Value, choose
 from palate.models.layers import distinct_history
 from palate.models.linear.ease import interactions
-from palate.models.linear.sparse_weights import by_source, contributions, matrix, score_history
+from palate.models.linear.sparse_weights import by_source, contributions, matrix, register_sparse, score_history
 from palate.models.neighbours.nearest import (
     MAX_HISTORY,
     k_largest,
@@ -113,9 +113,7 @@ class ItemKNN(Model):
         super().__init__(config, spec)
         self.config = self.given = config
         # Similarities as a sparse matrix with one row for each history item.
-        self.register_buffer("offsets", torch.zeros(spec.n_items + 1, dtype=torch.int64))
-        self.register_buffer("item", torch.zeros(0, dtype=torch.int32))
-        self.register_buffer("weight", torch.zeros(0))
+        register_sparse(self, spec.n_items)
 
     def _fit(self, data: Dataset, job: TrainRun) -> list[Epoch]:
         known = sampled_interactions(data, self.config.max_history, "itemknn").T.tocsr()

@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy.sparse import csr_matrix, diags
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from palate.data.dataset import Dataset, Queries, Spec
 from palate.models.base import Model
 from palate.models.buffers import check_sparse
 from palate.models.choose import Value, choose
-from palate.models.linear.sparse_weights import by_source, contributions, score_history
+from palate.models.linear.sparse_weights import by_source, contributions, register_sparse, score_history
 from palate.models.neighbours.nearest import MAX_HISTORY, nearest_items, sampled_interactions
 from palate.training.train_run import Epoch, TrainRun
 
@@ -74,9 +73,7 @@ class RP3beta(Model):
         super().__init__(config, spec)
         self.config = self.given = config
         # Walks as a sparse matrix with one row for each history item.
-        self.register_buffer("offsets", torch.zeros(spec.n_items + 1, dtype=torch.int64))
-        self.register_buffer("item", torch.zeros(0, dtype=torch.int32))
-        self.register_buffer("weight", torch.zeros(0))
+        register_sparse(self, spec.n_items)
 
     def _fit(self, data: Dataset, job: TrainRun) -> list[Epoch]:
         known = sampled_interactions(data, self.config.max_history, "rp3beta")

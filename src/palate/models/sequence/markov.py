@@ -25,7 +25,7 @@ from palate.config import check
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.models.base import Model
 from palate.models.buffers import check_sparse
-from palate.models.linear.sparse_weights import matrix
+from palate.models.linear.sparse_weights import matrix, register_sparse
 from palate.models.neighbours.nearest import k_largest
 from palate.training.train_run import Epoch, TrainRun
 
@@ -67,9 +67,7 @@ class Markov(Model):
         super().__init__(config, spec)
         self.config: MarkovConfig = config
         # P, one row for each item that is followed.
-        self.register_buffer("offsets", torch.zeros(spec.n_items + 1, dtype=torch.int64))
-        self.register_buffer("item", torch.zeros(0, dtype=torch.int32))
-        self.register_buffer("weight", torch.zeros(0))
+        register_sparse(self, spec.n_items)
 
     def _fit(self, data: Dataset, job: TrainRun) -> list[Epoch]:
         counts = transitions(data, self.config.gaps)

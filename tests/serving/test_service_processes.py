@@ -111,7 +111,7 @@ def test_two_workers(server: Start, runs: dict[str, Path], tmp_path: Path) -> No
         assert after["feedback"]["folded_in"] == before["feedback"]["folded_in"] + 1
     text = first.ask("GET", "/metrics")[2].decode()
     counted = 'palate_requests_total{method="POST",route="/v1/recommend",status="200"} 120.0'
-    assert counted in text
+    assert counted in text, text
     assert counted in second.ask("GET", "/metrics")[2].decode()
 
     stream = Stream(one, 1000, 10**6)

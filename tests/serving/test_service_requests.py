@@ -316,6 +316,30 @@ def test_metrics_count(serve: Serve, runs: dict[str, Path]) -> None:
     assert not re.search(r'[/"]99999\b', text)  # ids are no labels; a time may hold these digits
 
 
+def test_an_answer_is_counted_before_it_leaves(serve: Serve, runs: dict[str, Path]) -> None:
+    """Who has the answer and asks another worker for the numbers finds it counted."""
+    app: Any = serve(runs["ease"]).app
+    service = app.state.service
+    seen: list[int] = []
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            seen.append(service.metrics.total)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    path = {"path": "/v1/recommend/1", "raw_path": b"/v1/recommend/1", "root_path": "", "query_string": b""}
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "method": "GET", **path,
+        "headers": [(b"host", b"testserver")], "client": ("127.0.0.1", 1), "server": ("testserver", 80),
+    }  # fmt: skip
+    before = service.metrics.total
+    asyncio.run(app(scope, receive, send))
+    assert seen == [before + 1]
+    assert service.metrics.total == before + 1
+
+
 def test_logs_are_json_without_bodies(serve: Serve, runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[bytes] = []
 

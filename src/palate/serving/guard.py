@@ -84,7 +84,13 @@ class Guard:
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         state = scope.setdefault("state", {})
         state["request_id"], state["key"] = request_id, None
-        status = 0
+        status, recorded = 0, False
+
+        def record() -> None:
+            nonlocal recorded
+            if not recorded:
+                recorded = True
+                self._record(scope, status, began)
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -93,6 +99,8 @@ class Guard:
                 own = {name for name, _ in message["headers"]}
                 extra = [(b"x-request-id", request_id.encode()), *_FIXED]
                 message["headers"] = [*message["headers"], *extra, *([] if b"cache-control" in own else [_NO_STORE])]
+            elif not message.get("more_body", False):
+                record()  # Before the last bytes: who has the answer finds it counted.
             await send(message)
 
         try:
@@ -111,7 +119,7 @@ class Guard:
                 detail = f"an unexpected error; the log has more under request {request_id}"
                 await Problem("internal", detail).response(request_id)(scope, receive, answer)
         finally:
-            self._record(scope, status, began)
+            record()
 
     def _check(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> None:
         """Refuse what can be refused without reading the body."""

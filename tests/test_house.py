@@ -26,7 +26,7 @@ FAMILIES = ("baselines", "neighbours", "linear", "mf", "ncf", "autoencoders", "c
 # From the bottom up; a file imports from its own layer or from one before it. The longest name that fits counts.
 LAYERS = [
     {"palate"},
-    {"palate.errors"},
+    {"palate.errors", "palate.extras"},
     {"palate.config"},
     {"palate.data.cache", "palate.data.ids", "palate.data.ragged"},
     {"palate.data.features"},

@@ -226,7 +226,7 @@ def test_renderers_escape_everything():
 
 def test_without_matplotlib_the_extra_is_named(evaluations, monkeypatch, report, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtra, match=r"palate\[plots\]"):
+    with pytest.raises(MissingExtra, match=r"plots need matplotlib: .* install "):
         metric_bars(evaluations, ["ndcg@10"])
     with pytest.raises(MissingExtra):
         save(report, tmp_path)

@@ -285,5 +285,5 @@ def test_without_fbgemm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(MissingExtra, match=r"palate\[fast\]"):
+    with pytest.raises(MissingExtra, match=r"needs FBGEMM .* install .*, or choose"):
         Optimizer(Net(), training(embeddings="fbgemm", optimizer="adagrad"))

@@ -10,7 +10,6 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,14 @@ from palate.data.dataset import Dataset
 from palate.data.ragged import Ragged
 from palate.data.splits import default_split, split_dataset
 from palate.data.splits.build import Split
-from palate.errors import ConfigError, DataError, MissingExtra
+from palate.errors import ConfigError, DataError
 from palate.evaluation import report
 from palate.evaluation.compare import compare
 from palate.evaluation.evaluate import Evaluation
 from palate.evaluation.metrics import MetricLike, metric_names, parse
 from palate.evaluation.protocol import METRICS_BY_DEFAULT, Protocol
 from palate.evaluation.validate import sample_users
+from palate.extras import require
 from palate.recommender.evaluation_file import write_measured
 from palate.recommender.recommender import Recommender
 from palate.recommender.update import refitted
@@ -114,8 +114,6 @@ def auto(
         MissingExtra: matplotlib, which the report needs, is not installed.
     """
     check_budget(minutes, trials)
-    if find_spec("matplotlib") is None:
-        raise MissingExtra("the report needs matplotlib, which is not installed: pip install 'matplotlib>=3.10'")
     whole = data if isinstance(data, (Dataset, Split)) else Dataset.read(data)
     parts = whole if isinstance(whole, Split) else _split(whole, seed)
     for name in ("valid", "test"):
@@ -301,15 +299,17 @@ def check_size(data: Dataset) -> None:
 
 
 def check_budget(minutes: float, trials: int) -> None:
-    """Refuse a budget without time.
+    """Refuse a budget without time, and a search that would end without its report.
 
     Raises:
         ConfigError: A number is out of range.
+        MissingExtra: matplotlib, which the report needs, is not installed.
     """
     if not 0 < minutes < float("inf"):
         raise ConfigError(f"minutes = {minutes:g} is out of range; give a number above 0, for example 30")
     if trials < 0:
         raise ConfigError(f"trials = {trials} is out of range; give 0 or more")
+    require("matplotlib", "the report needs matplotlib, which is not installed", "plots")
 
 
 def _check_metric(metric: str, task: Purpose) -> None:

@@ -22,6 +22,7 @@ from palate.explanation.pictures import summary_picture
 from palate.explanation.players import game
 from palate.explanation.shapley import SAMPLES
 from palate.explanation.summary import Summary, summarise
+from palate.extras import require
 from palate.recommender.id_translation import one_query, require_item, require_items
 from palate.recommender.recommender import Recommender
 
@@ -72,6 +73,8 @@ def explain(
         json: Print JSON.
         seed: Seed of what is sampled.
     """
+    if plot is not None and plot.suffix == ".png":
+        require("matplotlib", f"--plot {plot} needs matplotlib, which is not installed", "plots")
     one = {"--user": user, "--history": history, "--item": item, "--by": by}
     if everybody:
         _refuse("--global", {**one, "--counterfactual": counterfactual or None, "-k": k})

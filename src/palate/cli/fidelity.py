@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 from palate.cli import Flat, suggested
 from palate.cli.inputs import Reading, SideTables, dataset
 from palate.data.splits.build import align
-from palate.errors import ConfigError, MissingExtra
+from palate.errors import ConfigError
 from palate.evaluation.render import Block, Heading, Picture, Points, Table, Text, write
 from palate.explanation.checks import Sanity, sanity
 from palate.explanation.fidelity import fidelity as measure
 from palate.explanation.fidelity_result import Fidelity
 from palate.explanation.measures import MEASURES
 from palate.explanation.pictures import fidelity_picture
+from palate.extras import install_command
 from palate.recommender.recommender import Recommender
 
 CHECKED, REPEATED = 10, 50
@@ -51,6 +53,8 @@ def fidelity(
     """
     if data is None and (flags := reading.given()):
         raise ConfigError(f"{', '.join(flags)} describe DATA; name it: {suggested('fidelity', run)} DATA")
+    if out is not None and find_spec("matplotlib") is None:
+        print(f"  the report will have no picture because matplotlib is not installed: {install_command('plots')}")
     recommender = Recommender.load(run)
     known = recommender.data
     if data is not None:
@@ -119,13 +123,9 @@ def _measure_table(found: Fidelity, measured: list[str]) -> tuple[list[str], lis
 
 
 def _picture(found: Fidelity) -> Iterator[Picture]:
-    if not found.curves:
+    if not found.curves or find_spec("matplotlib") is None:
         return
-    try:
-        png = fidelity_picture(found)
-    except MissingExtra:
-        return
-    yield Picture("fidelity", "Deletion and insertion curves of each explainer", png)
+    yield Picture("fidelity", "Deletion and insertion curves of each explainer", fidelity_picture(found))
 
 
 def _agreement(found: Fidelity, one: str, other: str) -> str:

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from cyclopts import App
 
 from palate.cli import Flat, Switch
-from palate.errors import ConfigError, MissingExtra
+from palate.errors import ConfigError
+from palate.extras import missing_extra
 
 try:
     from palate.serving.server import Place
@@ -17,7 +18,7 @@ try:
 except ImportError as error:
     if (error.name or "").partition(".")[0] == "palate":
         raise
-    raise MissingExtra(f"the service needs {error.name}: pip install 'palate[serve]'") from error
+    raise missing_extra(f"the service needs {error.name}", "serve") from error
 
 
 def serve(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +11,12 @@ from palate.cli import Flat, suggested
 from palate.cli.inputs import Reading, SideTables, Splitting, prepared
 from palate.cli.show import table
 from palate.config import Training
-from palate.errors import ConfigError, MissingExtra
+from palate.errors import ConfigError
 from palate.evaluation import report
 from palate.evaluation.metrics import METRICS
 from palate.evaluation.protocols import Prepared
 from palate.evaluation.report import Report
+from palate.extras import require
 from palate.models import MODELS
 from palate.recommender.model_factory import uses_training
 from palate.tune import Contest, Trial
@@ -52,6 +52,7 @@ def tune(
         seed: Seed of the search and of the split.
     """
     _refuse_training([model], training)
+    require("optuna", "tuning needs Optuna, which is not installed", "tune")
     ready = _ready(data, reading, side_tables, splitting, seed)
     parts = ready.parts
     if splitting.protocol is not None and training.monitor == "auto":
@@ -199,13 +200,10 @@ def _check_budget(budget: int, seeds: int) -> None:
     """
     if seeds < 1 or budget < 0:
         raise ConfigError(f"--seeds {seeds} --budget {budget}: give at least 1 seed, and a budget of 0 or more")
-    if budget and find_spec("optuna") is None:
-        raise MissingExtra(
-            f"--budget {budget} needs Optuna, which is not installed: pip install 'optuna>=5', or compare the models "
-            "as they come with --budget 0"
-        )
-    if find_spec("matplotlib") is None:
-        raise MissingExtra("the report needs matplotlib, which is not installed: pip install 'matplotlib>=3.10'")
+    if budget:
+        need = f"--budget {budget} needs Optuna, which is not installed"
+        require("optuna", need, "tune", "compare the models as they come with --budget 0")
+    require("matplotlib", "the report needs matplotlib, which is not installed", "plots")
 
 
 def _ready(

@@ -22,7 +22,7 @@ from palate.data.dataset import Dataset, Queries
 from palate.data.features.schema import FeatureBatch
 from palate.data.reading.side_tables import read_side
 from palate.data.splits.build import Split
-from palate.demos.shared import DemoModel, load_or_synthetic, results_table, train
+from palate.demos.shared import DemoModel, load_or_synthetic, note_missing_pictures, results_table, train
 from palate.demos.similar_films import KINDS, Film, picture, similar_films
 from palate.demos.synthetic_content import genres_of, synthetic_content
 from palate.errors import ConfigError
@@ -99,6 +99,7 @@ def run(out: Path, name: str = "movielens-100k", items: Path | None = None, seed
         ConfigError: The table has neither texts nor images.
     """
     begin = time.perf_counter()
+    note_missing_pictures()
     data = _with_content(load_or_synthetic(name), items, seed)
     parts = data.split("new-items", seed=seed, **SPLIT)
     notes = (*data.notes, *parts.notes)
@@ -179,8 +180,6 @@ def _lines(film: Film) -> Iterator[str]:
 def _write(out: Path, report: Report, films: list[Film]) -> list[str]:
     """Write the report; returns the names of the pictures of films."""
     pictures = find_spec("matplotlib") is not None
-    if not pictures:
-        print("The report has no pictures because matplotlib is not installed: pip install 'palate[plots]'")
     blocks: list[Block] = [*content(report, pictures), Heading("Films similar to three films"), Text(SIMILARITY)]
     for film in films:
         blocks.append(Text(film.heading))

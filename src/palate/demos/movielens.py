@@ -20,7 +20,7 @@ import numpy as np
 
 from palate.data.dataset import Dataset
 from palate.data.splits.build import Split
-from palate.demos.shared import DemoModel, load_or_synthetic, results_table, train
+from palate.demos.shared import DemoModel, load_or_synthetic, note_missing_pictures, results_table, train
 from palate.evaluation.compare import better_of, compare
 from palate.evaluation.evaluate import Evaluation, evaluate
 from palate.evaluation.protocol import Protocol
@@ -84,6 +84,7 @@ def run(out: Path, name: str = "movielens-100k", seed: int = 0) -> None:
         seed: Seed of the split, the training and the choice of the users shown.
     """
     begin = time.perf_counter()
+    note_missing_pictures()
     data = load_or_synthetic(name)
     parts = data.split(SPLIT, valid=0.1, test=0.1, seed=seed)
     for note in (*data.notes, *parts.notes):
@@ -182,8 +183,6 @@ def _lines(user: ExampleUser) -> Iterator[str]:
 def _write(out: Path, report: Report, summary: str, users: list[ExampleUser]) -> bool:
     """Write the report; returns whether it has pictures."""
     pictures = find_spec("matplotlib") is not None
-    if not pictures:
-        print("The report has no pictures because matplotlib is not installed: pip install 'palate[plots]'")
     blocks: list[Block] = [*content(report, pictures), Heading("Summary"), Text(summary), Heading("Three users")]
     for user in users:
         blocks.append(Text(f"{user.heading}. Liked: {'; '.join(user.history)}. Recommended:"))

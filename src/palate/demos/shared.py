@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from palate.data.dataset import Dataset
@@ -12,6 +13,7 @@ from palate.data.splits.build import Split
 from palate.errors import SourceError
 from palate.evaluation.evaluate import Evaluation
 from palate.evaluation.result import aligned, number
+from palate.extras import install_command
 from palate.recommender.recommender import Recommender
 from palate.training.callbacks import Progress
 
@@ -26,6 +28,13 @@ class DemoModel:
     model: str
     config: Mapping[str, Any]
     training: Mapping[str, Any]
+
+
+def note_missing_pictures() -> None:
+    """Say, before anything is trained, that the report will have no pictures, if that is so."""
+    if find_spec("matplotlib") is None:
+        command = install_command("plots")
+        print(f"The report will have no pictures because matplotlib is not installed: {command}")
 
 
 def load_or_synthetic(name: str) -> Dataset:

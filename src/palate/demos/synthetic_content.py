@@ -14,7 +14,8 @@ from io import BytesIO
 import numpy as np
 import polars as pl
 
-from palate.errors import DataError, MissingExtra
+from palate.errors import DataError
+from palate.extras import missing_extra
 
 WIDTH, HEIGHT = 96, 144
 WORDS = {
@@ -147,7 +148,7 @@ def _png(pixels: np.ndarray) -> bytes:
     try:
         from PIL import Image
     except ImportError as error:
-        raise MissingExtra("posters need Pillow: pip install 'palate[images]'") from error
+        raise missing_extra("posters need Pillow", "images") from error
     file = BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()

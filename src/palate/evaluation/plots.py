@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from palate.errors import MissingExtra
 from palate.evaluation.metrics import METRICS
 from palate.evaluation.result import Evaluation, number
+from palate.extras import missing_extra
 from palate.training.train_run import Epoch, best_epoch
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#5F5F5F")
@@ -159,7 +159,7 @@ def panels(across: int, down: int, width: float, height: float) -> tuple[Any, li
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtra("plots need matplotlib: pip install 'palate[plots]'") from error
+        raise missing_extra("plots need matplotlib", "plots") from error
     figure = Figure(figsize=(width * across, max(height, 1.3) * down), layout="constrained")
     return figure, list(figure.subplots(down, across, squeeze=False).flat)
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from palate.errors import MissingExtra
+from palate.extras import missing_extra
 
 Kind = Literal["base", "history", "feature", "word", "region"]
 
@@ -196,7 +196,7 @@ class Explanation:
                 warnings.simplefilter("ignore")  # of the package's own making
                 import shap
         except ImportError as error:
-            raise MissingExtra("to_shap needs the shap package: pip install 'palate[explain]'") from error
+            raise missing_extra("to_shap needs the shap package", "explain") from error
         explained = self.of()
         return shap.Explanation(
             values=np.array([c.value for c in explained]),

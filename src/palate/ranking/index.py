@@ -23,7 +23,8 @@ from torch import Tensor
 
 from palate.data.queries import Queries
 from palate.data.ragged import Ragged
-from palate.errors import CannotAnswer, ConfigError, MissingExtra, TrainingError
+from palate.errors import CannotAnswer, ConfigError, TrainingError
+from palate.extras import missing_extra
 from palate.models.base import Model
 from palate.ranking.ranked import INF, Ranked, best
 from palate.ranking.topk import rank
@@ -160,5 +161,5 @@ def _faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise MissingExtra("approximate lists need FAISS: pip install 'palate[ann]'") from error
+        raise missing_extra("approximate lists need FAISS", "ann") from error
     return faiss

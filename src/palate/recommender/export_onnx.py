@@ -26,7 +26,8 @@ import palate
 from palate.data.ids import IdMap
 from palate.data.queries import Queries
 from palate.data.ragged import Ragged
-from palate.errors import ArtifactError, MissingExtra
+from palate.errors import ArtifactError
+from palate.extras import missing_extra
 from palate.models.base import Model
 from palate.ranking.topk import rank
 from palate.recommender.artifact import Artifact
@@ -95,7 +96,7 @@ def _require_onnx() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise MissingExtra(f"export to ONNX needs {error.name}: pip install 'palate[onnx]'") from error
+        raise missing_extra(f"export to ONNX needs {error.name}", "onnx") from error
 
 
 def _write_scorer(scorer: Scorer, file: Path) -> None:

@@ -21,7 +21,8 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from palate.errors import CannotAnswer, ConfigError, DataError, MissingExtra, PalateError, UnknownId
+from palate.errors import CannotAnswer, ConfigError, DataError, PalateError, UnknownId
+from palate.extras import missing_extra
 from palate.serving.schemas import (
     ExplainAnswer,
     FeedbackAnswer,
@@ -84,7 +85,7 @@ class Client:
         try:
             import httpx
         except ImportError as error:
-            raise MissingExtra("the client needs httpx: pip install 'palate[client]'") from error
+            raise missing_extra("the client needs httpx", "client") from error
         headers = {"Accept": "application/json"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
         # No proxies and keys from the environment: only what is said here is sent.
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from palate.errors import MissingExtra
+from palate.extras import missing_extra
 from palate.serving.app import create_app
 from palate.serving.settings import Settings
 
@@ -39,7 +39,7 @@ async def serve_mcp(runs: Sequence[Path], settings: Settings) -> None:
         import httpx
         from mcp.server import MCPServer
     except ImportError as error:
-        raise MissingExtra(f"the Model Context Protocol needs {error.name}: pip install 'palate[mcp]'") from error
+        raise missing_extra(f"the Model Context Protocol needs {error.name}", "mcp") from error
     app = create_app(list(runs), settings)
     key = os.environ.get(KEY)
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from palate.errors import MissingExtra
+from palate.extras import missing_extra
 from palate.training.train_run import Epoch
 
 REDRAW_SECONDS = 0.1
@@ -126,7 +126,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise MissingExtra(f"TensorBoard is not installed ({error}): pip install 'palate[track]'") from error
+            raise missing_extra(f"TensorBoard is not installed ({error})", "track") from error
         self._writer: Any = SummaryWriter(str(folder))
 
     def __enter__(self) -> TensorBoard:
@@ -162,7 +162,7 @@ class MLflow:
         try:
             import mlflow
         except ImportError as error:
-            raise MissingExtra(f"MLflow is not installed ({error}): pip install 'palate[track]'") from error
+            raise missing_extra(f"MLflow is not installed ({error})", "track") from error
         self._mlflow: Any = mlflow
         self._mlflow.set_experiment(experiment)
         self.run_id: str = self._mlflow.start_run(run_name=name).info.run_id

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from palate.config import CompleteTraining
-from palate.errors import ConfigError, MissingExtra
+from palate.errors import ConfigError
+from palate.extras import missing_extra
 
 
 class FusedAdagrad:
@@ -40,7 +41,7 @@ class FusedAdagrad:
                 "name that optimizer, or embeddings = 'rowwise'"
             )
         rows, width = weight.shape
-        self._kernel = _kernel()
+        self._kernel = require_fbgemm()
         self._flat = weight.detach().view(-1)
         self._first = torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.int64)
         self._columns = torch.tensor([0, width], dtype=torch.int32)
@@ -75,14 +76,17 @@ class FusedAdagrad:
         )
 
 
-def _kernel() -> Any:
+def require_fbgemm() -> Any:
+    """FBGEMM's kernel.
+
+    Raises:
+        MissingExtra: FBGEMM is not installed, or does not fit the installed torch.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import fbgemm_gpu  # noqa: F401
         return torch.ops.fbgemm.split_embedding_backward_codegen_rowwise_adagrad_cpu
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        raise MissingExtra(
-            "embeddings = 'fbgemm' needs FBGEMM for CPU, which is not installed or does not fit this torch "
-            f"({error}): pip install 'palate[fast]', or choose embeddings = 'rowwise'"
-        ) from error
+        need = f"needs FBGEMM for CPU, which is not installed or does not fit this torch ({error})"
+        raise missing_extra(f"embeddings = 'fbgemm' {need}", "fast", "choose embeddings = 'rowwise'") from error

@@ -34,7 +34,7 @@ from palate.recommender.recommender import Recommender
 from palate.training.loop import Epoch
 from palate.tune.child import run_in_child
 from palate.tune.locks import POLL, locked, try_lock, write_whole
-from palate.tune.search import Trial, Tuned, tune, untuned
+from palate.tune.search import Trial, Tuned, check_embeddings, tune, untuned
 from palate.tune.study import require_optuna
 
 
@@ -142,12 +142,13 @@ def contest(
     Raises:
         ConfigError: The folder holds another contest, the protocol lacks `metric`, a function cannot be imported, or
             no model could take part.
-        MissingExtra: There is a budget, and Optuna is not installed.
+        MissingExtra: There is a budget, and Optuna is not installed; or FBGEMM was asked for, and is not.
     """
     if budget:
         require_optuna()
     home = Path(out)
     training = training or Training()
+    check_embeddings(training)
     (metric,) = metric_names([metric])
     training = replace(training, monitor=metric) if training.monitor == "auto" else training
     protocol = protocol or Protocol(metrics=tuple(dict.fromkeys((metric, *METRICS_BY_DEFAULT))))

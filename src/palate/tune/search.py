@@ -25,6 +25,7 @@ from palate.evaluation.validate import Validator
 from palate.models import MODELS
 from palate.models.base import Model
 from palate.recommender.model_factory import fresh_model, uses_training
+from palate.training.fbgemm import require_fbgemm
 from palate.training.loop import Epoch
 from palate.tune.locks import POLL, locked, write_whole
 from palate.tune.spaces import SPACES, Choice, Range, Space
@@ -118,11 +119,12 @@ def tune(
 
     Raises:
         ConfigError: There is no such model, `trials` is below 1, or every trial failed (the first fault is named).
-        MissingExtra: Optuna is not installed.
+        MissingExtra: Optuna is not installed; or FBGEMM was asked for, and is not.
     """
     if trials < 1:
         raise ConfigError(f"trials = {trials} is out of range; give at least 1")
     training = _monitoring(training or Training(), metric)
+    check_embeddings(training)
     fixed, space = dict(config or {}), {k: v for k, v in SPACES.get(model, {}).items() if k not in (config or {})}
     built = fresh_model(model, fixed, train)[1]  # A wrong name or setting is an error before the first trial.
     validator = Validator(valid, built, training.monitor)
@@ -149,6 +151,16 @@ def tune(
     return Tuned(
         model=model, metric=validator.metric, value=best.value, config=built.config, training=settings, trials=found
     )
+
+
+def check_embeddings(training: Training) -> None:
+    """Check that FBGEMM can run if it was asked for, before a run of many models fails one by one.
+
+    Raises:
+        MissingExtra: It is not installed, or does not fit the installed torch.
+    """
+    if training.embeddings == "fbgemm":
+        require_fbgemm()
 
 
 def untuned(

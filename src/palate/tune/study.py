@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from palate.errors import MissingExtra, PalateError
+from palate.errors import PalateError
+from palate.extras import missing_extra
 from palate.tune.locks import locked, try_lock
 
 PARALLEL = 4
@@ -137,9 +138,7 @@ def require_optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise MissingExtra(
-            "tuning needs Optuna, which is not installed: pip install 'optuna>=5' (the extra `tune` of palate)"
-        ) from error
+        raise missing_extra("tuning needs Optuna, which is not installed", "tune") from error
     optuna.logging.set_verbosity(logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     return optuna

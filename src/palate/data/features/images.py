@@ -21,7 +21,8 @@ import torch
 
 from palate.data.cache import cache_folder, unwritable
 from palate.data.features.schema import Images
-from palate.errors import MissingExtra, SourceError
+from palate.errors import SourceError
+from palate.extras import missing_extra
 
 IMAGES_PER_CHUNK = 512
 """Images in memory at once."""
@@ -171,7 +172,7 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ModuleNotFoundError as error:
-        raise MissingExtra("images need Pillow: pip install 'palate[images]'") from error
+        raise missing_extra("images need Pillow", "images") from error
     return Image
 
 

@@ -27,7 +27,8 @@ from palate.data.reading.table import (
     read_head,
     read_text,
 )
-from palate.errors import ConfigError, DataError, MissingExtra, quoted
+from palate.errors import ConfigError, DataError, quoted
+from palate.extras import missing_extra
 
 SEPARATORS = (",", "\t", ";", "|", "::")
 """The separators that are guessed; any other can be given."""
@@ -312,7 +313,7 @@ def read_frame(source: Any) -> pl.DataFrame:
         if hasattr(source, "__arrow_c_stream__"):
             return pl.DataFrame(source)
     except ModuleNotFoundError as error:
-        raise MissingExtra(f"a pandas frame needs the package {error.name}: pip install {error.name}") from error
+        raise missing_extra(f"a pandas frame needs the package {error.name}", "pandas") from error
     except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
         raise DataError(_mixed_column(source) or f"the frame cannot be read: {first_line(error)}") from error
     raise DataError(
@@ -357,7 +358,7 @@ def read_query(query: str, connection: Any) -> pl.DataFrame:
     try:
         import sqlalchemy
     except ModuleNotFoundError as error:
-        raise MissingExtra("a query over a URL needs SQLAlchemy: pip install 'palate[sql]'") from error
+        raise missing_extra("a query over a URL needs SQLAlchemy", "sql") from error
     try:
         engine = sqlalchemy.create_engine(connection)
     except (sqlalchemy.exc.ArgumentError, ModuleNotFoundError) as error:

@@ -87,13 +87,13 @@ def ndcg(scores_BN: Tensor, train: Dataset, test: Dataset, k: int = 10) -> float
 
 def test_the_textbook_net_is_the_textbook_net() -> None:
     model = drawn(MLP(MLPConfig.textbook(), SPEC))
-    towers = model.net.towers
+    net = model.net
     book = nn.Sequential(nn.Linear(100, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 1), nn.Sigmoid())
-    book[0].load_state_dict(towers.layers[0].state_dict())
-    book[2].load_state_dict(towers.layers[1].state_dict())
-    book[4].load_state_dict(model.net.rank.state_dict())
+    book[0].load_state_dict(net.layers[0].state_dict())
+    book[2].load_state_dict(net.layers[1].state_dict())
+    book[4].load_state_dict(model.net.head.state_dict())
     users, items = torch.arange(7).repeat_interleave(11), torch.arange(11).repeat(7)
-    wanted = book(torch.cat([towers.user.weight[users], towers.item.weight[items]], 1)).view(7, 11)
+    wanted = book(torch.cat([net.user.weight[users], net.item.weight[items]], 1)).view(7, 11)
     torch.testing.assert_close(torch.sigmoid(model.score(known(list(range(7))))), wanted.detach())
 
 
@@ -114,15 +114,15 @@ def test_the_textbook_preset_is_made_of_plain_fields() -> None:
     assert from_dict(MLPConfig, to_dict(MLPConfig.textbook())) == MLPConfig.textbook()
 
 
-def by_hand(model: Any, user: int, item: int, head: nn.Linear) -> float:
+def by_hand(model: Any, user: int, item: int, head: int) -> float:
     """One score, from the formulas of the module's page."""
-    towers = model.net.towers
-    p, u = towers.user.weight[user].split([towers.gmf, towers.mlp])
-    q, v = towers.item.weight[item].split([towers.gmf, towers.mlp])
+    net = model.net
+    p, u = net.user.weight[user].split([net.gmf, net.mlp])
+    q, v = net.item.weight[item].split([net.gmf, net.mlp])
     h = torch.cat([u, v])
-    for layer in towers.layers:
+    for layer in net.layers:
         h = torch.relu(layer.weight @ h + layer.bias)
-    return (head.weight[0] @ torch.cat([p * q, h]) + head.bias).item()
+    return (net.head.weight[head] @ torch.cat([p * q, h]) + net.head.bias[head]).item()
 
 
 MODELS = [
@@ -137,7 +137,7 @@ MODELS = [
 def test_score_is_the_formula_whatever_the_block(make: Any, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ncf_layers, "SCORED_PAIRS_PER_BLOCK", block)
     model = drawn(make("joint"))
-    wanted = [[by_hand(model, user, item, model.net.rank) for item in range(11)] for user in (6, 0, 3)]
+    wanted = [[by_hand(model, user, item, 0) for item in range(11)] for user in (6, 0, 3)]
     torch.testing.assert_close(model.score(known([6, 0, 3])), torch.tensor(wanted))
 
 
@@ -146,17 +146,17 @@ def test_score_is_the_formula_whatever_the_block(make: Any, block: int, monkeypa
 def test_prediction_is_the_formula_held_to_the_scale(make: Any, loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ncf, "PREDICTED_PAIRS_PER_BLOCK", 5)
     model = drawn(make(loss))
-    rating = model.net.rating
-    rating.mean.fill_(3.0)
+    net = model.net
+    net.mean.fill_(3.0)
     with torch.no_grad():
-        rating.user_bias.weight[:2] = torch.tensor([[3.0], [-3.0]])
+        net.user_bias.weight[:2] = torch.tensor([[3.0], [-3.0]])
     users, items = torch.arange(7).repeat_interleave(11), torch.arange(11).repeat(7)
     wanted = torch.tensor(
         [
             3.0
-            + rating.user_bias.weight[u, 0].item()
-            + rating.item_bias.weight[i, 0].item()
-            + by_hand(model, int(u), int(i), rating.linear)
+            + net.user_bias.weight[u, 0].item()
+            + net.item_bias.weight[i, 0].item()
+            + by_hand(model, int(u), int(i), -1)
             for u, i in zip(users, items, strict=True)
         ]
     )
@@ -166,15 +166,15 @@ def test_prediction_is_the_formula_held_to_the_scale(make: Any, loss: str, monke
         torch.testing.assert_close(model.score(known(list(range(7)))).flatten(), wanted)
 
 
-def plain_scores(model: Any, users: Tensor, items: Tensor, head: nn.Linear) -> Tensor:
+def plain_scores(model: Any, users: Tensor, items: Tensor, head: int) -> Tensor:
     """The formulas for many pairs, `[P, N]`, as autograd differentiates them."""
-    towers = model.net.towers
-    p, u = towers.user.weight[users].unsqueeze(1).expand(*items.shape, -1).split([towers.gmf, towers.mlp], -1)
-    q, v = towers.item.weight[items].split([towers.gmf, towers.mlp], -1)
+    net = model.net
+    p, u = net.user.weight[users].unsqueeze(1).expand(*items.shape, -1).split([net.gmf, net.mlp], -1)
+    q, v = net.item.weight[items].split([net.gmf, net.mlp], -1)
     h = torch.cat([u, v], -1)
-    for layer in towers.layers:
+    for layer in net.layers:
         h = torch.relu(layer(h))
-    return head(torch.cat([p * q, h], -1)).squeeze(-1)
+    return net.head(torch.cat([p * q, h], -1))[..., head]
 
 
 @pytest.mark.parametrize("make", MODELS, ids=["gmf", "mlp", "neumf"])
@@ -188,22 +188,20 @@ def test_the_training_step_equals_plain_autograd(make: Any, loss: str, embedding
     generator = torch.Generator().manual_seed(1)
     for step in range(2):
         users = torch.randint(0, 7, (size,), generator=generator)
-        items = torch.randint(0, 11, (size, 4 if net.rank is not None else 1), generator=generator)
+        items = torch.randint(0, 11, (size, 4 if net.ranks else 1), generator=generator)
         ratings, weight = 1 + 4 * torch.rand(size, generator=generator), torch.rand(size, generator=generator)
         weight = weight if step else None
         each, wanted = (torch.ones(size) if weight is None else weight), torch.zeros(())
-        if net.rank is not None:
+        if net.ranks:
             label = torch.zeros(items.shape)
             label[:, 0] = 1
-            errors = F.binary_cross_entropy_with_logits(
-                plain_scores(model, users, items, net.rank), label, reduction="none"
-            )
+            errors = F.binary_cross_entropy_with_logits(plain_scores(model, users, items, 0), label, reduction="none")
             wanted = wanted + (errors * each.unsqueeze(1)).mean()
-        if net.rating is not None:
-            score = plain_scores(model, users, items[:, :1], net.rating.linear).squeeze(1)
-            bias = net.rating.user_bias.weight[users, 0] + net.rating.item_bias.weight[items[:, 0], 0]
-            squared = ((net.rating.mean + bias + score - ratings).square() * each).mean()
-            wanted = wanted + (squared if net.rank is None else model.config.rating_weight * squared)
+        if net.rates:
+            score = plain_scores(model, users, items[:, :1], -1).squeeze(1)
+            bias = net.user_bias.weight[users, 0] + net.item_bias.weight[items[:, 0], 0]
+            squared = ((net.mean + bias + score - ratings).square() * each).mean()
+            wanted = wanted + (squared if not net.ranks else model.config.rating_weight * squared)
         found = model.loss(Pairs(users, items[:, 0], ratings, items[:, 1:], weight), fit)
         torch.testing.assert_close(found, wanted)
         parameters = [parameter for parameter in model.parameters() if parameter.numel()]
@@ -221,7 +219,7 @@ def test_tables_that_step_by_rows_get_sparse_gradients(embeddings: Any) -> None:
     optimizer = Optimizer(model, settings)
     try:
         model.loss(batch(), model.fit_context(ROWS, settings)).backward()
-        tables = [model.net.towers.user, model.net.towers.item, model.net.rating.user_bias, model.net.rating.item_bias]
+        tables = [model.net.user, model.net.item, model.net.user_bias, model.net.item_bias]
         assert [table.weight.grad.is_sparse for table in tables] == [embeddings == "rowwise"] * 4
     finally:
         optimizer.release()
@@ -229,7 +227,7 @@ def test_tables_that_step_by_rows_get_sparse_gradients(embeddings: Any) -> None:
 
 def test_two_forward_passes_before_a_backward_do_not_share_memory() -> None:
     model = drawn(NeuMF(NeuMFConfig(dim=5, mlp_dim=4, layers=(8, 6, 3), loss="bce"), SPEC)).train()
-    fit, table = context(model), model.net.towers.item.weight
+    fit, table = context(model), model.net.item.weight
     once = torch.autograd.grad(model.loss(batch(), fit), table)[0]
     with torch.no_grad():
         model.loss(batch(), fit)
@@ -254,7 +252,7 @@ def test_bce_is_the_mean_logistic_loss_of_positives_and_negatives() -> None:
     b = batch()
     pairs = [(u, i, 1.0) for u, i in zip(b.user, b.item, strict=True)]
     pairs += [(u, i, 0.0) for u, row in zip(b.user, b.negative, strict=True) for i in row]
-    logits = torch.tensor([by_hand(model, int(u), int(i), model.net.rank) for u, i, _ in pairs])
+    logits = torch.tensor([by_hand(model, int(u), int(i), 0) for u, i, _ in pairs])
     wanted = F.binary_cross_entropy_with_logits(logits, torch.tensor([label for *_, label in pairs]))
     torch.testing.assert_close(model.loss(b, context(model)).detach(), wanted)
 
@@ -263,8 +261,9 @@ def test_joint_is_bce_plus_weighted_mse_on_the_positives() -> None:
     fields: dict[str, Any] = {"dim": 5, "mlp_dim": 4, "layers": (8, 3)}
     joint = drawn(NeuMF(NeuMFConfig(**fields, loss="joint", rating_weight=0.7), SPEC))
     bce, mse = NeuMF(NeuMFConfig(**fields, loss="bce"), SPEC), NeuMF(NeuMFConfig(**fields, loss="mse"), SPEC)
-    for model in (bce, mse):
-        model.load_state_dict({n: t for n, t in joint.state_dict().items() if n in model.state_dict()})
+    for model, head in ((bce, slice(0, 1)), (mse, slice(1, 2))):
+        state = {name: each for name, each in joint.state_dict().items() if name in model.state_dict()}
+        model.load_state_dict({name: each[head] if ".head." in name else each for name, each in state.items()})
     b = batch()
     predictions = mse.score(known([0, 3, 3]))[torch.arange(3), b.item]
     of_joint, of_bce, of_mse = (model.loss(b, context(model)).detach() for model in (joint, bce, mse))
@@ -441,7 +440,7 @@ def test_same_seed_same_weights_other_seed_others() -> None:
 
     one, again, other = fitted(3), fitted(3), fitted(4)
     assert all(torch.equal(one[name], again[name]) for name in one)
-    assert not torch.equal(one["net.towers.item.weight"], other["net.towers.item.weight"])
+    assert not torch.equal(one["net.item.weight"], other["net.item.weight"])
 
 
 # Pre-training
@@ -479,7 +478,7 @@ def test_a_weight_of_two_is_the_row_given_twice() -> None:
     weighted = Pairs(b.user, b.item, b.rating, b.negative, weight / weight.mean())
     again = torch.tensor([0, 0, 1, 2])
     repeated = Pairs(b.user[again], b.item[again], b.rating[again], b.negative[again])
-    table, fit = model.net.towers.item.weight, context(model)
+    table, fit = model.net.item.weight, context(model)
     one, other = (torch.autograd.grad(model.loss(each, fit), table)[0] for each in (weighted, repeated))
     torch.testing.assert_close(one, other)
 
@@ -489,7 +488,7 @@ def test_weights_reach_the_loss_and_the_mean_rating() -> None:
     heavy = np.where(train.rating > 3, 5.0, 1.0).astype(np.float32)
     model = GMF(GMFConfig(dim=4, loss="mse"), train.spec)
     model.fit(replace(train, weight=heavy), Training(epochs=1))
-    assert model.net.rating.mean.item() == pytest.approx(np.average(train.rating, weights=heavy), rel=1e-5)
+    assert model.net.mean.item() == pytest.approx(np.average(train.rating, weights=heavy), rel=1e-5)
 
 
 @pytest.mark.parametrize("stop", [3, 9, 14])

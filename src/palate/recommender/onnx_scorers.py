@@ -104,15 +104,13 @@ class NCFScorer(Scorer):
     def __init__(self, model: NCF, users: Queries) -> None:
         super().__init__(model, users)
         net = model.net
-        item = net.towers.inputs("item", net.towers.item.weight)
-        head = net.rank if net.rank is not None else net.rating.linear if net.rating is not None else None
-        assert head is not None
+        item = net.inputs("item", net.item.weight)
         rows_UD = _rows(model, users)
-        user = net.towers.inputs("user", rows_UD)
-        head_G, head_H = torch.split(head.weight[0], [net.towers.gmf, net.towers.width - net.towers.gmf])
-        bias_N, bias_U = head.bias.expand(model.spec.n_items), torch.zeros(len(users))
-        if net.rank is None and net.rating is not None:
-            bias_N = bias_N + net.rating.mean + net.rating.item_bias.weight[:, 0]
+        user = net.inputs("user", rows_UD)
+        head_G, head_H = net.head.weight[0, : net.gmf], net.head.weight[0, net.gmf :]
+        bias_N, bias_U = net.head.bias[0].expand(model.spec.n_items), torch.zeros(len(users))
+        if not net.ranks and net.item_bias is not None:
+            bias_N = bias_N + net.mean + net.item_bias.weight[:, 0]
             bias_U = rows_UD[:, -1]
         buffers = {
             "user_UG": user.factors * head_G, "user_UH": user.hidden, "user_bias_U": bias_U, "bias_N": bias_N,
@@ -120,8 +118,8 @@ class NCFScorer(Scorer):
         }  # fmt: skip
         for name, value in buffers.items():
             self.register_buffer(name, value.detach().clone().contiguous())
-        self.layers = nn.ModuleList(net.towers.linears[1:])
-        self.has_mlp = bool(net.towers.mlp)
+        self.layers = nn.ModuleList(net.linears[1:])
+        self.has_mlp = bool(net.mlp)
 
     def forward(self, user: Tensor) -> Tensor:
         """Scores of all items, `[B, N]`."""

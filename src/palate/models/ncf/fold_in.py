@@ -16,13 +16,11 @@ A step costs one pass forward and one back through the layers of all pairs of a 
 written by hand and computes only the gradient of the users' rows. The steps are those of Adam, with a shorter memory
 and a larger rate. Newton's method takes fewer steps, but through hidden layers its rows rank held-out items worse.
 
-Legend: B queries, N pairs of each (L items of the longest history, then S sampled items), R = B * N, K heads; widths:
-D user row, G GMF, M the MLP's half of a row, H hidden.
+Legend: B queries, N pairs of each (those with the longest history's items, then S sampled ones), K heads; widths: D
+user row, G GMF, H hidden.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +28,8 @@ from torch import Tensor
 
 from palate.data.dataset import Queries
 from palate.data.ragged import Ragged
-from palate.models.ncf.layers import Net, Towers
+from palate.models.mf.normal_equations import blocks_of_similar_length
+from palate.models.ncf.layers import Net
 
 ADAM_STEPS, LEARNING_RATE, MEAN_DECAY, SQUARE_DECAY = 15, 0.7, 0.75, 0.9
 SAMPLED_ITEMS = 256
@@ -52,26 +51,13 @@ def fold_in(net: Net, queries: Queries, prior_2D: Tensor, scale: tuple[float, fl
     """
     quarter = 1.0 if scale is None or scale[0] == scale[1] else (scale[1] - scale[0]) / 4
     center_D, spread_D = prior_2D
-    rows_BD: Tensor = center_D.new_empty(len(queries), len(center_D))
-    sampled = 0 if net.rank is None else min(SAMPLED_ITEMS, net.towers.item.num_embeddings)
-    for block in _blocks(queries.history.lengths, sampled):
-        some = queries.take(block) if len(block) < len(queries) else queries
-        objective = HistoryLoss(net, some, center_D, quarter, negatives)
-        rows_BD[block] = center_D + spread_D * _most_probable(objective, center_D, spread_D)
+    rows_BD: Tensor = center_D.repeat(len(queries), 1)
+    sampled = min(SAMPLED_ITEMS, net.item.num_embeddings) if net.ranks else 0
+    lengths_B = queries.history.lengths + sampled
+    for block in blocks_of_similar_length(lengths_B, PAIRS_PER_BLOCK, PAIRS_PER_BLOCK):
+        objective = HistoryLoss(net, queries.take(block), center_D, quarter, negatives)
+        rows_BD[block] += spread_D * _most_probable(objective, center_D, spread_D)
     return rows_BD
-
-
-def _blocks(lengths_B: Tensor, sampled: int) -> Iterator[Tensor]:
-    """Queries with histories of similar length, so that padding wastes little; all of them in order if one block."""
-    pairs = sorted(length + sampled for length in lengths_B.tolist())
-    if not pairs or len(pairs) * pairs[-1] <= PAIRS_PER_BLOCK:
-        yield torch.arange(len(pairs), device=lengths_B.device)
-        return
-    order, start = torch.argsort(lengths_B, stable=True), 0
-    for stop in range(1, len(pairs) + 1):
-        if stop == len(pairs) or pairs[stop] * (stop + 1 - start) > PAIRS_PER_BLOCK:
-            yield order[start:stop]
-            start = stop
 
 
 def _most_probable(objective: HistoryLoss, center_D: Tensor, spread_D: Tensor) -> Tensor:
@@ -98,13 +84,13 @@ class HistoryLoss:
     """
 
     def __init__(self, net: Net, queries: Queries, average_D: Tensor, quarter: float, negatives: int) -> None:
-        history, towers, lengths_B = queries.history, net.towers, queries.history.lengths
+        history, lengths_B = queries.history, queries.history.lengths
         longest = int(lengths_B.max())
         item_BN = history.padded(longest, 0)
         self._chosen_BN = (torch.arange(longest, device=item_BN.device) < lengths_B.unsqueeze(1)).float()
         self.count_B1 = lengths_B.clamp(min=1).float().unsqueeze(1)
-        if net.rank is not None:
-            n_items, chance = towers.item.num_embeddings, torch.Generator().manual_seed(0)
+        if net.ranks:
+            n_items, chance = net.item.num_embeddings, torch.Generator().manual_seed(0)
             item_S = torch.unique(torch.randint(n_items, (SAMPLED_ITEMS,), generator=chance)).to(item_BN.device)
             pair_BS = torch.arange(len(item_BN), device=item_S.device).unsqueeze(1) * n_items + item_S
             unseen_BS = torch.isin(pair_BS, history.row_of_value * n_items + history.values, invert=True)
@@ -113,72 +99,49 @@ class HistoryLoss:
             item_BN = torch.cat([item_BN, item_S.expand(len(item_BN), -1)], 1)
             self._chosen_BN = F.pad(self._chosen_BN, (0, len(item_S)))
             self.count_B1 = self.count_B1 * (1 + negatives)
-        self._rank, self._rating = net.rank, net.rating if net.rank is None or queries.ratings is not None else None
-        self._take_weights(towers)
-        item = towers.inputs("item", towers.item(item_BN.view(-1)))
-        self._factors_BNG, self._first_RH = item.factors.view(*item_BN.shape, towers.gmf), item.hidden
-        widths = [layer.out_features for layer in towers.linears]
-        self._hidden = [item.hidden.new_empty(item_BN.numel(), width) for width in widths]
-        self._slope = [torch.empty_like(layer) for layer in self._hidden]
-        if self._rating is not None:
+        self._net = net
+        self._head_GK, self._head_HK = net.head.weight.T.contiguous().split([net.gmf, net.head.in_features - net.gmf])
+        self._first_HM = net.linears[0].weight[:, : net.mlp] if net.mlp else None
+        item = net.inputs("item", net.item(item_BN))
+        self._factors_BNG, self._first_BNH = item
+        self._rates = net.rates and (not net.ranks or queries.ratings is not None)
+        if self._rates and net.item_bias is not None:
             self._precision_BN = self._chosen_BN / quarter**2
             # The prediction with no user at all, less the rating.
-            self._offset_BN = self._rating.mean + self._rating.item_bias(item_BN).squeeze(2)
+            self._offset_BN = net.mean + net.item_bias(item_BN).squeeze(2)
             if queries.ratings is None:
-                average_BD = average_D.expand(len(queries), -1)
-                self._offset_BN = -self._outputs(average_BD)[..., -1] - average_BD[:, -1:] - quarter
+                output_BNK, _ = self._outputs(average_D.expand(len(queries), -1))
+                self._offset_BN = -output_BNK[..., -1] - average_D[-1] - quarter
             else:
                 self._offset_BN[:, :longest] -= Ragged(queries.ratings, history.offsets).padded(longest, 0)
 
-    def _take_weights(self, towers: Towers) -> None:
-        """The weights in the shapes that `gradient` reads; K heads, that of the rating last."""
-        heads = [*([self._rank] if self._rank is not None else []), *([self._rating.linear] if self._rating else [])]
-        self._head_GK, self._head_HK = torch.split(
-            torch.cat([head.weight for head in heads]).T.contiguous(), [towers.gmf, towers.width - towers.gmf]
-        )
-        self._bias_K = torch.cat([head.bias for head in heads])
-        self._gmf, self._both = towers.gmf, towers.gmf + towers.mlp
-        self._first_HM = towers.linears[0].weight[:, : towers.mlp] if towers.mlp else None
-        self._layers = [(layer.weight, layer.bias) for layer in towers.linears[1:]]
-
     def gradient(self, rows_BD: Tensor) -> Tensor:
         """The gradient with respect to the users' rows, `[B, D]`."""
-        error_BNK, parts = self._outputs(rows_BD), list[Tensor]()
-        if self._rank is not None:
+        net, (error_BNK, hidden) = self._net, self._outputs(rows_BD)
+        if net.ranks:
             error_BNK[..., 0].sigmoid_().mul_(self._weight_BN).sub_(self._chosen_BN)
-        if self._rating is not None:
+        if self._rates:
             error_BNK[..., -1].add_(self._offset_BN).add_(rows_BD[:, -1:]).mul_(self._precision_BN)
-        if self._gmf:
-            parts.append(((self._factors_BNG.mT @ error_BNK) * self._head_GK).sum(2))
+        elif net.rates:
+            error_BNK[..., -1] = 0
+        parts = [((self._factors_BNG.mT @ error_BNK) * self._head_GK).sum(2)]
         if self._first_HM is not None:
-            parts.append(self._hidden_gradient(error_BNK) @ self._first_HM)
-        bias_B1 = rows_BD[:, self._both :]
-        parts.append(torch.zeros_like(bias_B1) if self._rating is None else error_BNK[..., -1].sum(1, keepdim=True))
+            slope_BNH = error_BNK @ self._head_HK.T
+            for layer, here_BNH in zip(net.linears[:0:-1], hidden[:0:-1], strict=True):
+                slope_BNH = slope_BNH.mul_(here_BNH.sign_()) @ layer.weight
+            parts.append(slope_BNH.mul_(hidden[0].sign_()).sum(1) @ self._first_HM)
+        if net.rates:
+            parts.append(error_BNK[..., -1].sum(1, keepdim=True))
         return torch.cat(parts, 1)
 
-    def _outputs(self, rows_BD: Tensor) -> Tensor:
-        """The heads' outputs for all pairs, `[B, N, K]`; the hidden layers are then in `_hidden`."""
-        n_users, n_pairs, _ = self._factors_BNG.shape
-        shape = n_users, n_pairs, len(self._bias_K)
-        if self._first_HM is not None:
-            user_B1H = (rows_BD[:, self._gmf : self._both] @ self._first_HM.T).unsqueeze(1)
-            first_BNH, item_BNH = (each.view(n_users, n_pairs, -1) for each in (self._hidden[0], self._first_RH))
-            torch.add(item_BNH, user_B1H, out=first_BNH).relu_()
-            for (weight, bias), below, here in zip(self._layers, self._hidden, self._hidden[1:], strict=False):
-                torch.addmm(bias, below, weight.T, out=here).relu_()
-            output_BNK = torch.addmm(self._bias_K, self._hidden[-1], self._head_HK).view(shape)
-        else:
-            output_BNK = self._bias_K.expand(shape).clone()
-        if self._gmf:
-            output_BNK.baddbmm_(self._factors_BNG, rows_BD[:, : self._gmf].unsqueeze(2) * self._head_GK)
-        return output_BNK
-
-    def _hidden_gradient(self, error_BNK: Tensor) -> Tensor:
-        """The gradient with respect to the users' summands of the first layer, `[B, H]`; overwrites `_hidden`."""
-        n_users, n_pairs, n_heads = error_BNK.shape
-        torch.mm(error_BNK.view(-1, n_heads), self._head_HK.T, out=self._slope[-1])
-        # A layer's sign is the slope of its relu, 0 or 1.
-        for depth in range(len(self._layers), 0, -1):
-            here_RH = self._slope[depth].mul_(self._hidden[depth].sign_())
-            torch.mm(here_RH, self._layers[depth - 1][0], out=self._slope[depth - 1])
-        return self._slope[0].mul_(self._hidden[0].sign_()).view(n_users, n_pairs, -1).sum(1)
+    def _outputs(self, rows_BD: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The heads' outputs for all pairs, `[B, N, K]`, and the hidden layers."""
+        net, factors_BG1 = self._net, rows_BD[:, : self._net.gmf].unsqueeze(2)
+        output_BNK = torch.baddbmm(net.head.bias, self._factors_BNG, factors_BG1 * self._head_GK)
+        if self._first_HM is None:
+            return output_BNK, []
+        user_BH = rows_BD[:, net.gmf : net.gmf + net.mlp] @ self._first_HM.T
+        hidden = [(self._first_BNH + user_BH.unsqueeze(1)).relu_()]
+        for layer in net.linears[1:]:
+            hidden.append(layer(hidden[-1]).relu_())
+        return output_BNK.add_(hidden[-1] @ self._head_HK), hidden

@@ -1,10 +1,11 @@
-"""Towers and heads of neural collaborative filtering; products and hidden layers of pairs written by hand.
+"""The net of neural collaborative filtering; the outputs of pairs are written by hand.
 
 Autograd would allocate the layers of all pairs and their gradients anew at each training step. On large batches,
 providing that memory takes longer than the arithmetic. Here a workspace, kept from step to step, holds the layers. The
 first layer is relu(U u_u + V v_i + b): U u_u and V v_i + b are computed once per user and item and shared by all pairs.
 
-Legend: B queries, I items, P users or positives, N items of each, R = P * N pairs; widths: D user row, G GMF, H hidden.
+Legend: B queries, I items, P users or positives, N items of each, R = P * N pairs, K heads; widths: D user row, G GMF,
+H hidden, W = G + H what a head reads.
 """
 
 from __future__ import annotations
@@ -49,81 +50,70 @@ class Workspace:
         self._free[matrices[0].device, *(tuple(matrix.shape) for matrix in matrices)].append(matrices)
 
 
-class ProductScores(torch.autograd.Function):
-    """`apply(memory, a_PG, c_IG, index_PN)`: dot products `a_u . c_i`, `[P, N]`; the index gives i for each pair."""
+class PairOutputs(torch.autograd.Function):
+    """`apply(memory, index_PN, a_PG, x_PH, c_IG, y_IH, w_KW, W_2, b_2, ...)`: w [a_u * c_i; h_L], `[P, N, K]`.
 
-    @staticmethod
-    def forward(ctx: Any, memory: Workspace, user_PG: Tensor, item_IG: Tensor, index_PN: Tensor) -> Tensor:
-        ctx.memory, ctx.n_items, shape = memory, len(item_IG), (*index_PN.shape, user_PG.shape[1])
-        ctx.taken = memory.take(index_PN.numel(), [shape[2]] * 2, user_PG)
-        ctx.save_for_backward(user_PG, index_PN)
-        torch.index_select(item_IG, 0, index_PN.view(-1), out=ctx.taken[0])
-        item_PNG, product_PNG = (matrix.view(shape) for matrix in ctx.taken)
-        return torch.mul(item_PNG, user_PG.unsqueeze(1), out=product_PNG).sum(-1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient_PN: Tensor) -> tuple[Tensor | None, ...]:
-        (user_PG, index_PN), gradient_PN1 = ctx.saved_tensors, gradient_PN.unsqueeze(-1)
-        item_PNG, product_PNG = (matrix.view(*index_PN.shape, -1) for matrix in ctx.taken)
-        to_user = torch.mul(item_PNG, gradient_PN1, out=product_PNG).sum(1)
-        torch.mul(gradient_PN1, user_PG.unsqueeze(1), out=item_PNG)
-        to_item = _sum_by_item(ctx.taken[0], index_PN, ctx.n_items)
-        ctx.memory.give_back(ctx.taken)
-        return None, to_user, to_item, None
-
-
-class HiddenLayers(torch.autograd.Function):
-    """`apply(memory, a_PH, c_IH, index_PN, w, W_2, b_2, ...)`: scores `w . h_L`, `[P, N]`, and h_L for n = 0, `[P, H]`.
-
-    h_1 = relu(a_u + c_i), h_l = relu(W_l h_(l-1) + b_l). The index gives i for each pair. Without w (None) the scores
-    are empty.
+    h_1 = relu(x_u + y_i), h_l = relu(W_l h_(l-1) + b_l). The index gives i for each pair. G or H may be 0.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, memory: Workspace, user_PH: Tensor, item_IH: Tensor, index_PN: Tensor, head_1H: Tensor | None,
-        *layers: Tensor,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        weights, biases = layers[::2], layers[1::2]
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(index_PN, head_1H, *weights)
-        ctx.shape, ctx.memory, ctx.n_items = index_PN.shape, memory, len(item_IH)
-        widths = [user_PH.shape[1], *map(len, weights)]
-        ctx.taken = memory.take(index_PN.numel(), widths * 2, user_PH)
-        hidden = ctx.taken[: len(widths)]
-        first_PNH, last_PNH = (h.view(*ctx.shape, h.shape[-1]) for h in (hidden[0], hidden[-1]))
-        torch.index_select(item_IH, 0, index_PN.view(-1), out=hidden[0])
-        first_PNH.add_(user_PH.unsqueeze(1)).relu_()
-        for below, here, weight, bias in zip(hidden, hidden[1:], weights, biases, strict=False):
-            torch.addmm(bias, below, weight.T, out=here).relu_()
-        scores_PN = user_PH.new_empty(0) if head_1H is None else torch.mv(hidden[-1], head_1H[0]).view(ctx.shape)
-        return scores_PN, last_PNH[:, 0].clone()
+        ctx: Any, memory: Workspace, index_PN: Tensor, user_PG: Tensor, user_PH: Tensor, item_IG: Tensor,
+        item_IH: Tensor, head_KW: Tensor, *layers: Tensor,
+    ) -> Tensor:  # fmt: skip
+        weights, biases, gmf = layers[::2], layers[1::2], user_PG.shape[1]
+        ctx.save_for_backward(index_PN, user_PG, head_KW, *weights)
+        ctx.memory, ctx.n_items = memory, len(item_IG)
+        ctx.widths = [user_PH.shape[1], *map(len, weights)]
+        ctx.taken = memory.take(index_PN.numel(), [gmf, gmf, *ctx.widths * 2], user_PG)
+        item_RG, product_RG, *hidden = ctx.taken[: 2 + len(ctx.widths)]
+        pairs, output_RK = index_PN.view(-1), user_PG.new_zeros(0)
+        if gmf:
+            torch.index_select(item_IG, 0, pairs, out=item_RG)
+            torch.mul(_by_user(item_RG, index_PN), user_PG.unsqueeze(1), out=_by_user(product_RG, index_PN))
+            output_RK = product_RG @ head_KW[:, :gmf].T
+        if ctx.widths[0]:
+            torch.index_select(item_IH, 0, pairs, out=hidden[0])
+            _by_user(hidden[0], index_PN).add_(user_PH.unsqueeze(1)).relu_()
+            for below, here, weight, bias in zip(hidden, hidden[1:], weights, biases, strict=False):
+                torch.addmm(bias, below, weight.T, out=here).relu_()
+            last_HK = head_KW[:, gmf:].T
+            output_RK = output_RK.addmm_(hidden[-1], last_HK) if gmf else hidden[-1] @ last_HK
+        return output_RK.view(*index_PN.shape, -1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scores_PN: Tensor | None, last_PH: Tensor | None) -> tuple[Tensor | None, ...]:
-        index_PN, head_1H, *weights = ctx.saved_tensors
-        hidden, spare = ctx.taken[: 1 + len(weights)], ctx.taken[1 + len(weights) :]
-        to_head, to_layers = None, list[Tensor]()
-        if scores_PN is None or head_1H is None:
-            spare[-1].zero_()
-        else:
-            scores_R = scores_PN.reshape(-1)
-            to_head = torch.mv(hidden[-1].T, scores_R).unsqueeze(0)
-            torch.mul(scores_R.unsqueeze(1), head_1H, out=spare[-1])
-        if last_PH is not None:
-            spare[-1].view(*ctx.shape, spare[-1].shape[-1])[:, 0] += last_PH
-        # `gt_` overwrites a layer with the slope of its relu, 0 or 1; nothing reads the layer after that.
-        spare[-1].mul_(hidden[-1].gt_(0))
-        for depth in range(len(weights), 0, -1):
-            here, below = spare[depth], hidden[depth - 1]
-            to_layers = [here.T @ below, here.sum(0), *to_layers]
-            torch.mm(here, weights[depth - 1], out=spare[depth - 1]).mul_(below.gt_(0))
-        first_PNH = spare[0].view(*ctx.shape, spare[0].shape[-1])
-        to_user, to_item = first_PNH.sum(1), _sum_by_item(spare[0], index_PN, ctx.n_items)
+    def backward(ctx: Any, gradient_PNK: Tensor) -> tuple[Tensor | None, ...]:
+        index_PN, user_PG, head_KW, *weights = ctx.saved_tensors
+        gradient_RK, gmf, depths = gradient_PNK.flatten(0, 1).contiguous(), user_PG.shape[1], len(ctx.widths)
+        item_RG, product_RG, *hidden = ctx.taken[: 2 + depths]
+        spare, to_layers, to_inputs = ctx.taken[2 + depths :], list[Tensor](), list[Tensor | None]([None] * 4)
+        to_head = torch.cat([gradient_RK.T @ below for below in (product_RG, hidden[-1]) if below.shape[1]], 1)
+        if gmf:
+            _outer(gradient_RK, head_KW[:, :gmf], product_RG)
+            to_inputs[0] = _by_user(item_RG.mul_(product_RG), index_PN).sum(1)
+            _by_user(product_RG, index_PN).mul_(user_PG.unsqueeze(1))
+            to_inputs[2] = _sum_by_item(product_RG, index_PN, ctx.n_items)
+        if ctx.widths[0]:
+            # `gt_` overwrites a layer with the slope of its relu, 0 or 1; nothing reads the layer after that.
+            _outer(gradient_RK, head_KW[:, gmf:], spare[-1]).mul_(hidden[-1].gt_(0))
+            for depth in range(len(weights), 0, -1):
+                here, below = spare[depth], hidden[depth - 1]
+                to_layers = [here.T @ below, here.sum(0), *to_layers]
+                torch.mm(here, weights[depth - 1], out=spare[depth - 1]).mul_(below.gt_(0))
+            to_inputs[1] = _by_user(spare[0], index_PN).sum(1)
+            to_inputs[3] = _sum_by_item(spare[0], index_PN, ctx.n_items)
         ctx.memory.give_back(ctx.taken)
-        return None, to_user, to_item, None, to_head, *to_layers
+        return None, None, *to_inputs, to_head, *to_layers
+
+
+def _by_user(matrix_RD: Tensor, index_PN: Tensor) -> Tensor:
+    return matrix_RD.view(*index_PN.shape, matrix_RD.shape[1])
+
+
+def _outer(left_RK: Tensor, right_KD: Tensor, out: Tensor) -> Tensor:
+    """`left @ right`; with one head a product of numbers, which is faster."""
+    return torch.mul(left_RK, right_KD, out=out) if len(right_KD) == 1 else torch.mm(left_RK, right_KD, out=out)
 
 
 def _sum_by_item(gradient_RD: Tensor, index_PN: Tensor, n_items: int) -> Tensor:
@@ -131,7 +121,7 @@ def _sum_by_item(gradient_RD: Tensor, index_PN: Tensor, n_items: int) -> Tensor:
     return gradient_RD.new_zeros(n_items, gradient_RD.shape[1]).index_add_(0, index_PN.view(-1), gradient_RD)
 
 
-class TowerInputs(NamedTuple):
+class Inputs(NamedTuple):
     """What users, or items, contribute to their pairs."""
 
     factors: Tensor
@@ -140,97 +130,115 @@ class TowerInputs(NamedTuple):
     """Their summand of the first hidden layer, `[P, H]`; the items' summand includes the bias."""
 
 
-class Towers(nn.Module):
-    """Embedding tables and hidden layers.
+class Net(nn.Module):
+    """Embedding tables, hidden layers and heads: that of the ranking first, that of the rating last.
 
-    The tables' rows are `[p; u]` and `[q; v]`, GMF's columns first.
+    The tables' rows are `[p; u]` and `[q; v]`, GMF's columns first. A rating is mean + b_u + b_i + the last output.
 
     Args:
         spec: Counts of users and items.
         gmf, mlp: Widths of the embeddings of each half; 0 for none.
         layers: Widths of the hidden layers.
         dropout: Share of product entries and of hidden units dropped during training.
+        ranks, rates: Which heads there are.
     """
 
-    def __init__(self, spec: Spec, gmf: int, mlp: int, layers: tuple[int, ...], dropout: float) -> None:
+    mean: Tensor
+
+    def __init__(
+        self, spec: Spec, gmf: int, mlp: int, layers: tuple[int, ...], dropout: float, *, ranks: bool, rates: bool
+    ) -> None:
         super().__init__()
-        self.gmf, self.mlp, self.dropout = gmf, mlp, dropout
+        self.gmf, self.mlp, self.dropout, self.ranks, self.rates = gmf, mlp, dropout, ranks, rates
         self.user = nn.Embedding(spec.n_users, gmf + mlp)
         self.item = nn.Embedding(spec.n_items, gmf + mlp)
         self.linears = [nn.Linear(a, b) for a, b in pairwise((2 * mlp, *layers))]
         self.layers = nn.ModuleList(self.linears)
-        self.width = gmf + (layers[-1] if layers else 0)
+        self.head = nn.Linear(gmf + (layers[-1] if layers else 0), ranks + rates)
+        self.user_bias = nn.Embedding(spec.n_users, 1) if rates else None
+        self.item_bias = nn.Embedding(spec.n_items, 1) if rates else None
+        self.register_buffer("mean", torch.zeros(()))
 
-    def inputs(self, side: Literal["user", "item"], rows_PD: Tensor) -> TowerInputs:
+    def init_from_data(self, data: Dataset) -> None:
+        """Draw initial weights; the mean is that of the data's ratings, weighted by its sample weights."""
+        for table in (self.user, self.item):
+            nn.init.normal_(table.weight, std=EMBEDDING_STD)
+        for layer in (*self.linears, self.head):
+            # He et al. 2015 before a relu; variance 1 / width (LeCun) for a head.
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="linear" if layer is self.head else "relu")
+            nn.init.zeros_(layer.bias)
+        for bias in (self.user_bias, self.item_bias):
+            if bias is not None:
+                nn.init.zeros_(bias.weight)
+        if self.rates and data.rating is not None:
+            self.mean.fill_(float(np.average(data.rating.astype(np.float64), weights=data.weight)))
+
+    def user_rows(self, user_B: Tensor) -> Tensor:
+        """What represents known users, `[B, D]`: rows of the user table, followed by the rating biases, if any."""
+        rows: Tensor = self.user(user_B)
+        return rows if self.user_bias is None else torch.cat([rows, self.user_bias(user_B)], 1)
+
+    @torch.no_grad()
+    def user_prior(self) -> Tensor:
+        """Mean and standard deviation of the known users' rows, `[2, D]`: c and s of the fold-in's formula."""
+        table = self.user
+        sample = torch.arange(
+            0, table.num_embeddings, -(-table.num_embeddings // PRIOR_USERS), device=table.weight.device
+        )
+        known_UD = self.user_rows(sample)
+        return torch.stack([known_UD.mean(0), known_UD.std(0, correction=0)])
+
+    def ratings(self, output_P: Tensor, user_bias_P1: Tensor, item_P: Tensor) -> Tensor:
+        """Predicted ratings from the last head's outputs, `[P]`, not clipped to the rating scale."""
+        assert self.item_bias is not None
+        return output_P + (self.mean + user_bias_P1 + self.item_bias(item_P)).squeeze(1)
+
+    def inputs(self, side: Literal["user", "item"], rows_PD: Tensor) -> Inputs:
         """From rows of the user or the item table; columns after the first D are ignored."""
-        rest = rows_PD.shape[1] - self.gmf - self.mlp
-        factors, vector = (rows_PD, rows_PD[:, :0]) if self.gmf else (rows_PD[:, :0], rows_PD)
+        rest = rows_PD.shape[-1] - self.gmf - self.mlp
+        factors, vector = (rows_PD, rows_PD[..., :0]) if self.gmf else (rows_PD[..., :0], rows_PD)
         if rest or (self.gmf and self.mlp):
-            factors, vector, _ = torch.split(rows_PD, [self.gmf, self.mlp, rest], 1)
+            factors, vector, _ = torch.split(rows_PD, [self.gmf, self.mlp, rest], -1)
         if self.mlp:
             first, half = self.linears[0], slice(None, self.mlp) if side == "user" else slice(self.mlp, None)
             vector = F.linear(vector, first.weight[:, half], first.bias if side == "item" else None)
-        return TowerInputs(factors, vector)
+        return Inputs(factors, vector)
 
-    def score_pairs(
-        self, head: nn.Linear | None, user: TowerInputs, item: TowerInputs, index_PN: Tensor, memory: Workspace
-    ) -> tuple[Tensor, Tensor]:
-        """A head's output for pairs, `[P, N]`, and h_L of each user's first item, `[P, H]`.
+    def score_pairs(self, user: Inputs, item: Inputs, index_PN: Tensor, memory: Workspace) -> Tensor:
+        """The heads' outputs for pairs, `[P, N, K]`.
 
         Args:
-            head: The head; without it (None) the scores are empty.
             user: P rows. Users and items may change places.
             item: Rows of items.
             index_PN: Which row of `item` each pair reads.
             memory: Holds the layers; reused after the backward pass.
         """
-        head_1G, head_1H = torch.split(head.weight, [self.gmf, self.width - self.gmf], 1) if head else (None, None)
-        scores_PN, hidden_PH = user.hidden.new_zeros(()) if head is None else head.bias, user.hidden
-        drops = self.training and self.dropout > 0
-        if self.mlp and drops:
+        if not (self.training and self.dropout):
+            weights = [each for layer in self.linears[1:] for each in (layer.weight, layer.bias)]
+            inputs = (memory, index_PN, *user, *item, self.head.weight)
+            output_PNK: Tensor = PairOutputs.apply(*inputs, *weights)  # type: ignore[no-untyped-call]
+            return output_PNK + self.head.bias
+        features_PNW = self._drop(user.factors.unsqueeze(1) * F.embedding(index_PN, item.factors))
+        if self.mlp:
             hidden_PNH = self._drop((user.hidden.unsqueeze(1) + F.embedding(index_PN, item.hidden)).relu_())
             for layer in self.linears[1:]:
                 hidden_PNH = self._drop(layer(hidden_PNH).relu_())
-            hidden_PH = hidden_PNH[:, 0]
-            scores_PN = scores_PN if head_1H is None else scores_PN + hidden_PNH @ head_1H[0]
-        elif self.mlp:
-            weights = [each for layer in self.linears[1:] for each in (layer.weight, layer.bias)]
-            inputs = (memory, user.hidden, item.hidden, index_PN, head_1H)
-            last_PN, hidden_PH = HiddenLayers.apply(*inputs, *weights)  # type: ignore[no-untyped-call]
-            scores_PN = scores_PN + last_PN
-        if not self.gmf or head_1G is None:
-            return scores_PN, hidden_PH
-        factors_PG = user.factors * head_1G
-        if drops:
-            product_PN = self._drop(factors_PG.unsqueeze(1) * F.embedding(index_PN, item.factors)).sum(-1)
-        else:
-            product_PN = ProductScores.apply(memory, factors_PG, item.factors, index_PN)  # type: ignore[no-untyped-call]
-        return scores_PN + product_PN, hidden_PH
-
-    def features(self, user_PG: Tensor, item_PG: Tensor, hidden_PH: Tensor) -> Tensor:
-        """What a head reads of pairs, `[g; h_L]`, `[P, W]`, from their factors and their last hidden layer."""
-        return torch.cat([self._drop(user_PG * item_PG), hidden_PH], 1)
-
-    def features_of(self, user: TowerInputs, row_P: Tensor, item: TowerInputs, memory: Workspace) -> Tensor:
-        """As `features`, for pairs of a row of `user` and the item in the same place."""
-        _, hidden_PH = self.score_pairs(None, item, user, row_P.unsqueeze(1), memory)
-        return self.features(user.factors.index_select(0, row_P), item.factors, hidden_PH)
+            features_PNW = torch.cat([features_PNW, hidden_PNH], 2)
+        return self.head(features_PNW)  # type: ignore[no-any-return]
 
     def _drop(self, x: Tensor) -> Tensor:
-        if not (self.training and self.dropout):
-            return x
         return x * (dropout_mask(x.shape, self.dropout).to(x.device) / (1 - self.dropout))
 
     @torch.no_grad()
-    def score_all(self, head: nn.Linear, user: TowerInputs, item: TowerInputs) -> Tensor:
-        """A head's output for every pair, `[B, N]`; hidden layers exist for `SCORED_PAIRS_PER_BLOCK` pairs at a time.
+    def score_all(self, user: Inputs, item: Inputs) -> Tensor:
+        """The first head's output for every pair, `[B, N]`; hidden layers exist for a block of pairs at a time.
 
         Equals `score_pairs` for all pairs, in fewer passes over memory: relu(x + c) is c + max(x, -c). The part c,
         which all pairs of a user share, bypasses the block: c_1 is the user's summand of the first layer and
         c_l = W_l c_(l-1) + b_l; in the block z_1 = max(V v + b, -c_1), z_l = max(W_l z_(l-1), -c_l).
         """
-        head_G, head_H = torch.split(head.weight[0], [self.gmf, self.width - self.gmf])
-        scores_BN = torch.addmm(head.bias, user.factors * head_G, item.factors.T)
+        head_G, head_H = self.head.weight[0, : self.gmf], self.head.weight[0, self.gmf :]
+        scores_BN = torch.addmm(self.head.bias[0], user.factors * head_G, item.factors.T)
         if not self.mlp:
             return scores_BN
         shared = [user.hidden]
@@ -253,60 +261,3 @@ class Towers(nn.Module):
                 z = out
             block_BN.view(-1).addmv_(z, head_H)
         return scores_BN
-
-
-class RatingHead(nn.Module):
-    """rating(u, i) = mean + b_u + b_i + `linear` on the towers' features."""
-
-    mean: Tensor
-
-    def __init__(self, spec: Spec, width: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, 1)
-        self.user_bias = nn.Embedding(spec.n_users, 1)
-        self.item_bias = nn.Embedding(spec.n_items, 1)
-        self.register_buffer("mean", torch.zeros(()))
-
-    def forward(self, features_PW: Tensor, user_bias_P1: Tensor, item_P: Tensor) -> Tensor:
-        """Predicted ratings `[P]`, not clipped to the rating scale."""
-        rating_P1: Tensor = self.mean + user_bias_P1 + self.item_bias(item_P) + self.linear(features_PW)
-        return rating_P1.squeeze(1)
-
-
-class Net(nn.Module):
-    """Towers with a ranking head, a rating head, or both."""
-
-    def __init__(self, spec: Spec, towers: Towers, ranks: bool, rates: bool) -> None:
-        super().__init__()
-        self.towers = towers
-        self.rank = nn.Linear(towers.width, 1) if ranks else None
-        self.rating = RatingHead(spec, towers.width) if rates else None
-
-    def init_from_data(self, data: Dataset) -> None:
-        """Draw initial weights; the mean is that of the data's ratings, weighted by its sample weights."""
-        for table in (self.towers.user, self.towers.item):
-            nn.init.normal_(table.weight, std=EMBEDDING_STD)
-        heads = (self.rank, None if self.rating is None else self.rating.linear)
-        for layer in (*self.towers.linears, *(head for head in heads if head is not None)):
-            # He et al. 2015 before a relu; variance 1 / width (LeCun) for a head.
-            nn.init.kaiming_uniform_(layer.weight, nonlinearity="linear" if layer in heads else "relu")
-            nn.init.zeros_(layer.bias)
-        if self.rating is not None and data.rating is not None:
-            nn.init.zeros_(self.rating.user_bias.weight)
-            nn.init.zeros_(self.rating.item_bias.weight)
-            self.rating.mean.fill_(float(np.average(data.rating.astype(np.float64), weights=data.weight)))
-
-    def user_rows(self, user_B: Tensor) -> Tensor:
-        """What represents known users, `[B, D]`: rows of the user table, followed by the rating biases, if any."""
-        rows: Tensor = self.towers.user(user_B)
-        return rows if self.rating is None else torch.cat([rows, self.rating.user_bias(user_B)], 1)
-
-    @torch.no_grad()
-    def user_prior(self) -> Tensor:
-        """Mean and standard deviation of the known users' rows, `[2, D]`: c and s of the fold-in's formula."""
-        table = self.towers.user
-        sample = torch.arange(
-            0, table.num_embeddings, -(-table.num_embeddings // PRIOR_USERS), device=table.weight.device
-        )
-        known_UD = self.user_rows(sample)
-        return torch.stack([known_UD.mean(0), known_UD.std(0, correction=0)])

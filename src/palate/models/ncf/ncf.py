@@ -29,7 +29,7 @@ from palate.config import CompleteTraining, check
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.models.base import GradientModel
 from palate.models.ncf.fold_in import fold_in
-from palate.models.ncf.layers import Net, Towers, Workspace
+from palate.models.ncf.layers import Net, Workspace
 from palate.training import losses
 from palate.training.batches import Negatives, Pairs, pairs
 from palate.training.loop import Epoch, FitContext, TrainRun
@@ -148,7 +148,7 @@ class NCF(GradientModel):
             gmf, mlp, layers = (config.dim, 0, ()) if isinstance(config, GMFConfig) else (0, config.dim, config.layers)
         ranks = config.loss != "mse"
         rates = config.loss == "mse" or (config.loss == "joint" and spec.rating_scale is not None)
-        self.net = Net(spec, Towers(spec, gmf, mlp, layers, config.dropout), ranks, rates)
+        self.net = Net(spec, gmf, mlp, layers, config.dropout, ranks=ranks, rates=rates)
         self.register_buffer("prior", None, persistent=False)  # of new users; `_refresh` computes it
         self.needs = self.needs | {"rating"} if rates else self.needs
         self.answers = self.answers if rates else self.answers - {"rating"}
@@ -183,8 +183,8 @@ class NCF(GradientModel):
         self.net.init_from_data(data)
 
     def fit_context(self, data: Dataset, settings: CompleteTraining) -> NCFContext:
-        negatives = None if self.net.rank is None else Negatives(data, self.config.negatives)
-        user, item = (not steps_by_rows(table, settings) for table in (self.net.towers.user, self.net.towers.item))
+        negatives = Negatives(data, self.config.negatives) if self.net.ranks else None
+        user, item = (not steps_by_rows(table, settings) for table in (self.net.user, self.net.item))
         return NCFContext(data, negatives, (user, item))
 
     def batches(self, context: NCFContext, rng: torch.Generator, size: int) -> Iterator[Pairs]:
@@ -192,22 +192,21 @@ class NCF(GradientModel):
 
     def loss(self, batch: Pairs, context: NCFContext) -> Tensor:
         """bce (He et al. 2017, equation 7), mse on the positives' ratings, or their weighted sum."""
-        net, towers, memory, (dense_users, dense_items) = self.net, self.net.towers, context.memory, context.dense
+        net, (dense_users, dense_items) = self.net, context.dense
         item_PN = batch.item.unsqueeze(1)
         if batch.negative is not None:
             item_PN = torch.cat([item_PN, batch.negative], 1)
-        user = towers.inputs("user", _look_up(towers.user, batch.user, dense_users))
+        user = net.inputs("user", _look_up(net.user, batch.user, dense_users))
         if dense_items and self.spec.n_items <= item_PN.numel():  # each item once, not each pair
-            item, index_PN = towers.inputs("item", towers.item.weight), item_PN
+            item, index_PN = net.inputs("item", net.item.weight), item_PN
         else:
-            item = towers.inputs("item", _look_up(towers.item, item_PN.flatten(), dense_items))
+            item = net.inputs("item", _look_up(net.item, item_PN.flatten(), dense_items))
             index_PN = torch.arange(item_PN.numel(), device=item_PN.device).view(item_PN.shape)
-        score_PN, hidden_PH = towers.score_pairs(net.rank, user, item, index_PN, memory)
-        parts = [] if net.rank is None else [losses.bce(score_PN, batch.weight)]
-        if net.rating is not None:
+        output_PNK = net.score_pairs(user, item, index_PN, context.memory)
+        parts = [losses.bce(output_PNK[..., 0], batch.weight)] if net.ranks else []
+        if net.user_bias is not None:
             assert batch.rating is not None  # `needs` holds rating
-            features_PW = towers.features(user.factors, item.factors.index_select(0, index_PN[:, 0]), hidden_PH)
-            rating_P = net.rating(features_PW, net.rating.user_bias(batch.user), batch.item)
+            rating_P = net.ratings(output_PNK[:, 0, -1], net.user_bias(batch.user), batch.item)
             parts.append(losses.mse(rating_P, batch.rating, batch.weight))
         return parts[0] if len(parts) == 1 else parts[0] + self.config.rating_weight * parts[1]
 
@@ -225,26 +224,22 @@ class NCF(GradientModel):
         return self._score_items(queries, slice(None))
 
     def _score_items(self, queries: Queries, item_I: Tensor | slice) -> Tensor:
-        net, towers, rows_BD = self.net, self.net.towers, self.represent(queries)
-        inputs = towers.inputs("user", rows_BD), towers.inputs("item", towers.item.weight[item_I])
-        if net.rank is not None:
-            return towers.score_all(net.rank, *inputs)
-        assert net.rating is not None
-        bias_BI = net.rating.mean + rows_BD[:, -1:] + net.rating.item_bias.weight[item_I].T
-        return towers.score_all(net.rating.linear, *inputs).add_(bias_BI)
+        net, rows_BD = self.net, self.represent(queries)
+        scores_BI = net.score_all(net.inputs("user", rows_BD), net.inputs("item", net.item.weight[item_I]))
+        if net.ranks or net.item_bias is None:
+            return scores_BI
+        return scores_BI.add_(net.mean + rows_BD[:, -1:] + net.item_bias.weight[item_I].T)
 
     def _predict(self, queries: Queries, row_P: Tensor, item_P: Tensor) -> Tensor:
-        net, towers, rows_BD = self.net, self.net.towers, self.represent(queries)
-        assert net.rating is not None
-        user, found, size = towers.inputs("user", rows_BD), [], PREDICTED_PAIRS_PER_BLOCK
+        net, rows_BD, found, size = self.net, self.represent(queries), list[Tensor](), PREDICTED_PAIRS_PER_BLOCK
+        user = net.inputs("user", rows_BD)
         for row, item in zip(torch.split(row_P, size), torch.split(item_P, size), strict=True):
-            items = towers.inputs("item", towers.item(item))
-            features_PW = towers.features_of(user, row, items, Workspace())
-            found.append(net.rating(features_PW, rows_BD[row, -1:], item))
+            output_P1K = net.score_pairs(net.inputs("item", net.item(item)), user, row.unsqueeze(1), Workspace())
+            found.append(net.ratings(output_P1K[:, 0, -1], rows_BD[row, -1:], item))
         return torch.cat(found)
 
     def item_vectors(self) -> Tensor:
-        return self.net.towers.item.weight.detach()
+        return self.net.item.weight.detach()
 
 
 class GMF(NCF):
@@ -276,7 +271,7 @@ def _join(gmf: Net, mlp: Net, into: Net) -> None:
     left, right = gmf.state_dict(), mlp.state_dict()
     state = dict(right)  # the layers are the MLP's
     for name, value in left.items():
-        joins = name.endswith(("user.weight", "item.weight", "rank.weight", "linear.weight"))
+        joins = name in ("user.weight", "item.weight", "head.weight")
         both = torch.cat([value, right[name]], 1) if joins else value + right[name]
-        state[name] = both if name.startswith("towers") else both / 2
+        state[name] = both if name in ("user.weight", "item.weight") else both / 2
     into.load_state_dict(state)

@@ -125,3 +125,16 @@ def test_the_command_line_asks_before_it_reads_any_data(
 def absent(package: str) -> Any:
     """`find_spec` of an environment without one package."""
     return lambda name, *rest: None if name == package else find_spec(name, *rest)
+
+
+@pytest.mark.parametrize(
+    "words", [["serve", "no"], ["feedback", "export", "no", "no.csv"], ["keys", "list", "--store", "x"]]
+)
+def test_the_service_names_its_extra(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("palate.extras.find_spec", absent("fastapi"))
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    assert "the service needs fastapi: " in capsys.readouterr().err

@@ -46,11 +46,12 @@ def test_tensorboard_gets_each_epoch(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_mlflow_gets_each_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a tracking URI it writes files into `mlruns`, and makes no database."""
     mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a database takes it half a minute to set up
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(tmp_path.as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert not mlflow.is_tracking_uri_set()
     try:
         with MLflow("tests", "first", {"lr": 0.05}) as tracker:
             for record in RECORDS:
@@ -59,7 +60,8 @@ def test_mlflow_gets_each_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         found = client.get_run(tracker.run_id)
         history = client.get_metric_history(tracker.run_id, "valid/ndcg_at_10")
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None)
+    assert [path.name for path in tmp_path.iterdir()] == ["mlruns"]
     assert found.info.status == "FINISHED"
     assert found.data.params == {"lr": "0.05"}
     assert found.data.metrics["train/loss"] == 0.375

@@ -9,16 +9,8 @@ from cyclopts import App
 
 from palate.cli import Flat, Switch
 from palate.errors import ConfigError
-from palate.extras import missing_extra
-
-try:
-    from palate.serving.server import Place
-    from palate.serving.server import serve as serve_runs
-    from palate.serving.settings import Settings
-except ImportError as error:
-    if (error.name or "").partition(".")[0] == "palate":
-        raise
-    raise missing_extra(f"the service needs {error.name}", "serve") from error
+from palate.extras import require
+from palate.serving.settings import Place, Settings
 
 
 def serve(
@@ -36,6 +28,7 @@ def serve(
             first one as soon as it is complete. Without RUNS, it is served from the start.
         mcp: Speak the Model Context Protocol on standard input and output, for assistants, instead of HTTP.
     """
+    _require_service()
     if mcp:
         import asyncio
 
@@ -45,7 +38,16 @@ def serve(
             raise ConfigError("--mcp serves RUN on standard input and output: name RUN, and leave out what HTTP needs")
         asyncio.run(serve_mcp(runs, settings))
         return
+    from palate.serving.server import serve as serve_runs
+
     serve_runs(runs, place, settings, watch)
+
+
+def _require_service() -> None:
+    """The commands of this file can be read without the extra `serve`, and do nothing without it."""
+    http = ("fastapi", "httptools", "limits", "pydantic", "uvicorn")
+    for package in (*http, "orjson", "prometheus_client", "sqlalchemy"):
+        require(package, f"the service needs {package}", "serve")
 
 
 feedback = App(name="feedback", help="The feedback that the service stored.")
@@ -71,6 +73,7 @@ def export(
         store: The store, as a database URL. Defaults to the file beside RUN.
         all: Also write what is only left out (not_interested, seen), with a column type and without filling ratings.
     """
+    _require_service()
     from palate.serving.export import interactions
 
     if out.suffix not in (".csv", ".parquet"):
@@ -93,6 +96,7 @@ def add(name: str, *, store: str, scope: list[Literal["read", "write", "admin"]]
         scope: What it allows; may be given several times. read: lists and users; write: feedback; admin: items.
             Defaults to read and write.
     """
+    _require_service()
     from palate.serving.keys import add_key
     from palate.serving.store import Store
 
@@ -110,6 +114,7 @@ def list_keys(*, store: str) -> None:
     Args:
         store: The store, as a database URL.
     """
+    _require_service()
     import time
 
     from palate.cli.show import table
@@ -136,6 +141,7 @@ def revoke(key_id: str, *, store: str) -> None:
         key_id: Its id, as palate keys list shows it.
         store: The store, as a database URL.
     """
+    _require_service()
     from palate.serving.keys import revoke_key
     from palate.serving.store import Store
 

@@ -12,7 +12,7 @@ import sys
 import time
 from asyncio import TimerHandle, Transport
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from palate.serving.guard import LOOPBACK_NAMES, rate_limit
 from palate.serving.keys import read_keys
 from palate.serving.logs import log
 from palate.serving.routes_status import WORKERS
-from palate.serving.settings import Settings
+from palate.serving.settings import Place, Settings
 from palate.serving.store import Store
 from palate.serving.watch import newest_run
 
@@ -50,28 +50,6 @@ RESTART_SECONDS = 1.0
 """Least time between the starts of a worker."""
 _ARGUMENTS = "PALATE_SERVE"
 """Environment variable that tells workers what to serve."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where the service listens, and with how many processes."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on. Any but a loopback address needs API keys in the store."""
-    port: int = 8000
-    """Port to listen on; 0 for any free one."""
-    workers: int = 1
-    """Processes. Each loads the models."""
-    allow_anonymous: bool = False
-    """Listen on any address without API keys: everybody who reaches it can read and write."""
-    proxies: tuple[str, ...] = ()
-    """Addresses of reverse proxies whose X-Forwarded-For header is believed. Defaults to none."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535 or self.workers < 1:
-            raise ConfigError(
-                f"port = {self.port}, workers = {self.workers}: give a port up to 65535 and 1 worker or more"
-            )
 
 
 def serve(runs: Sequence[Path], place: Place, settings: Settings, watch: Path | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Settings of the service."""
+"""Settings of the service; they can be imported without the extra `serve`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from palate.config import check
+from palate.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,3 +51,25 @@ class Settings:
             cache=self.cache >= 0,
             exact_items=self.exact_items >= 0,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the service listens, and with how many processes."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Any but a loopback address needs API keys in the store."""
+    port: int = 8000
+    """Port to listen on; 0 for any free one."""
+    workers: int = 1
+    """Processes. Each loads the models."""
+    allow_anonymous: bool = False
+    """Listen on any address without API keys: everybody who reaches it can read and write."""
+    proxies: tuple[str, ...] = ()
+    """Addresses of reverse proxies whose X-Forwarded-For header is believed. Defaults to none."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535 or self.workers < 1:
+            raise ConfigError(
+                f"port = {self.port}, workers = {self.workers}: give a port up to 65535 and 1 worker or more"
+            )

@@ -13,6 +13,7 @@ on the validation part. Names of a model that is trained inside another one (a b
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -145,7 +146,10 @@ class TensorBoard:
 
 
 class MLflow:
-    """Writes one MLflow run, under MLflow's current settings (tracking URI, environment variables).
+    """Writes one MLflow run, to where MLflow's tracking URI points.
+
+    Without a tracking URI (`mlflow.set_tracking_uri`, `MLFLOW_TRACKING_URI`) and without a file `mlflow.db` here, the
+    run is written as plain files into the folder `mlruns`: making MLflow's database takes seconds.
 
     Args:
         experiment: Name of the experiment; created if it does not exist.
@@ -163,6 +167,9 @@ class MLflow:
             import mlflow
         except ImportError as error:
             raise missing_extra(f"MLflow is not installed ({error})", "track") from error
+        if not mlflow.is_tracking_uri_set() and not Path("mlflow.db").exists():
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow prefers the database and asks for this.
+            mlflow.set_tracking_uri(Path("mlruns"))
         self._mlflow: Any = mlflow
         self._mlflow.set_experiment(experiment)
         self.run_id: str = self._mlflow.start_run(run_name=name).info.run_id

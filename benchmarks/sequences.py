@@ -44,7 +44,7 @@ def movies() -> Any:
 def sessions() -> Any:
     """Diginetica's train sessions as SR-GNN prepared them."""
     from palate.data.dataset import Dataset
-    from palate.data.queries import Events
+    from palate.data.events import Events
 
     table = pl.read_parquet(real_data("sessions-diginetica") / "train_sessions.parquet")
     rows = table.select(user_id="session_id", item_id="items").explode("item_id")

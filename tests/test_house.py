@@ -343,6 +343,18 @@ def test_starting_does_not_import_torch(code: str) -> None:
     assert not loaded & {"torch", "numpy", "polars", "matplotlib"}
 
 
+@pytest.mark.parametrize(
+    "words", [["data", "inspect", "one.csv"], ["data", "sources"], ["data", "fetch", "synthetic-100"]], ids=" ".join
+)
+def test_commands_that_only_read_tables_do_not_import_torch(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("user_id,item_id\n1,2\n2,3\n")
+    words = [str(tmp_path / word) if word.endswith(".csv") else word for word in words]
+    output, _ = run(HELP.replace('"--help"', ", ".join(map(repr, words))) + "\nprint('LOADED', *sys.modules)")
+    loaded = set(output.split("LOADED")[1].split())
+    assert "polars" in loaded
+    assert not loaded & {"torch", "scipy"}
+
+
 def test_training_does_not_import_torchs_compiler() -> None:
     """Its optimizers' classes would, and whatever is made for `torch.compile`."""
     code = """

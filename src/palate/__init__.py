@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from palate.automl import auto as auto
     from palate.config import Training as Training
     from palate.data.dataset import Dataset as Dataset
-    from palate.data.reading import read_dataset as read_dataset
-    from palate.data.sources import load_dataset as load_dataset
+    from palate.data.reading.read_dataset import read_dataset as read_dataset
+    from palate.data.sources.load_dataset import load_dataset as load_dataset
     from palate.data.splits import split_dataset as split_dataset
     from palate.errors import PalateError as PalateError
     from palate.evaluation.protocol import Protocol as Protocol
@@ -37,9 +37,9 @@ _HOME = {
     "auto": "palate.automl",
     "export_onnx": "palate.recommender.export_onnx",
     "export_vectors": "palate.recommender.vectors",
-    "load_dataset": "palate.data.sources",
+    "load_dataset": "palate.data.sources.load_dataset",
     "onboard": "palate.recommender.onboarding",
-    "read_dataset": "palate.data.reading",
+    "read_dataset": "palate.data.reading.read_dataset",
     "split_dataset": "palate.data.splits",
 }
 

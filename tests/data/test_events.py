@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from palate.config import Training
 from palate.data.dataset import Dataset
-from palate.data.queries import Events, Queries
+from palate.data.events import Events
+from palate.data.queries import Queries
 from palate.data.ragged import Ragged
 from palate.data.store import open_dataset, save_dataset
-from palate.errors import ArtifactError, DataError
+from palate.errors import ArtifactError
 from palate.models import MODELS
 from palate.recommender.id_translation import build_queries
 from palate.recommender.recommender import Recommender
@@ -97,8 +98,6 @@ def test_folders_and_artifacts_keep_events(tmp_path: Path) -> None:
     about.write_text(about.read_text().replace('"sessions"', '"nonsense"'))
     with pytest.raises(ArtifactError, match="nonsense"):
         open_dataset(tmp_path / "data")
-    with pytest.raises(DataError, match="known are repeats, sessions, successive"):
-        Events.of(["repeats", 3])
 
 
 def rows(n_users: int = 30, n_items: int = 12, length: int = 20) -> pl.DataFrame:

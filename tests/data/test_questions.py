@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from palate.data import queries as questions
 from palate.data.dataset import Dataset
-from palate.data.queries import Events
+from palate.data.events import Events
 from palate.data.ragged import Ragged
 from palate.errors import ConfigError, DataError
 from palate.evaluation.compare import compare

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palate.data.dataset import Dataset
-from palate.data.queries import Events
+from palate.data.events import Events
 from palate.data.splits import SPLITS, Split, default_split, kfold
 from palate.errors import ConfigError, DataError
 

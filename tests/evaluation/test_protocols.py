@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from palate.data.dataset import Dataset
-from palate.data.queries import Events
+from palate.data.events import Events
 from palate.data.sources import load_tables
 from palate.data.sources.synthetic import synthetic
 from palate.data.splits import SPLITS

@@ -15,7 +15,8 @@ from test_contract import CASES
 from torch import Tensor
 
 from palate.data.dataset import Dataset
-from palate.data.queries import Events, Queries
+from palate.data.events import Events
+from palate.data.queries import Queries
 from palate.data.ragged import Ragged
 from palate.models import MODELS
 from palate.models.base import Model

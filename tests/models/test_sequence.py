@@ -16,7 +16,7 @@ from torch import Tensor
 
 from palate.config import Training
 from palate.data.dataset import Dataset, Queries, Spec
-from palate.data.queries import Events
+from palate.data.events import Events
 from palate.data.ragged import Ragged
 from palate.errors import CannotAnswer, ConfigError, DataError
 from palate.evaluation.validate import Validator

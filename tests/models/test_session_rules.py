@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palate.data.dataset import Dataset, Queries
-from palate.data.queries import Events
+from palate.data.events import Events
 from palate.data.ragged import Ragged
 from palate.errors import ArtifactError
 from palate.explanation.explain import explain, reasons

@@ -1,4 +1,7 @@
-"""The data that a command works on: how tables are read, filtered and split."""
+"""The data that a command works on: how tables are read, filtered and split.
+
+What loads torch is imported where it is used: `palate data inspect` needs the flags only.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from palate.data.dataset import Dataset
 from palate.data.features.infer import TITLE
 from palate.data.reading import Duplicates, Tables, read_interactions, read_side
 from palate.data.reading.interactions import filter_interactions
 from palate.data.reading.sessions import refuse_user_table
 from palate.data.reading.table import MAX_GB
 from palate.data.sources import SOURCES, load_tables
-from palate.data.splits import SPLITS, default_split, split_dataset
 from palate.errors import ConfigError
-from palate.evaluation.protocol import Protocol
-from palate.evaluation.protocols import Prepared, prepare
+
+if TYPE_CHECKING:
+    from palate.data.dataset import Dataset
+    from palate.evaluation.protocols import Prepared
 
 NO_COLUMN = "none"
 """In place of a column's name: the table has no such column, or it is to be ignored."""
@@ -132,6 +135,8 @@ def dataset(data: str, reading: Reading, side_tables: SideTables) -> Dataset:
     else:
         _check_name(data, reading.connection)
         tables = _read(data, reading, side_tables)
+    from palate.data.dataset import Dataset
+
     limits: dict[str, Any] = {name: getattr(side_tables, name) for name in ("min_rating", "min_user", "min_item")}
     kept = filter_interactions(tables.interactions, **limits)
     return Dataset.from_frame(
@@ -236,6 +241,10 @@ class Splitting:
         Raises:
             ConfigError: There is no such split, or an option does not go with it.
         """
+        from palate.data.splits import SPLITS, default_split, split_dataset
+        from palate.evaluation.protocol import Protocol
+        from palate.evaluation.protocols import Prepared, prepare
+
         if self.protocol is not None:
             return prepare(self.protocol, data, seed=seed, fold=self.fold, given=self.given)
         shares = {name: getattr(self, name) or 0.1 for name in ("valid", "test")}

@@ -13,12 +13,13 @@ import polars as pl
 import torch
 
 import palate
+from palate.data.events import Events
 from palate.data.features.schema import FeatureBatch, FeatureSchema
 from palate.data.features.table import FeatureTable, aligned_table, title_column, titles
 from palate.data.ids import IdMap, fingerprint_of, index_interactions
 from palate.data.notebook import table_of
-from palate.data.queries import Events, Questions, build_queries, last_question, questions_of
 from palate.data.queries import Queries as Queries
+from palate.data.queries import Questions, build_queries, last_question, questions_of
 from palate.data.queries import Spec as Spec
 from palate.data.ragged import Ragged
 from palate.errors import DataError
@@ -276,7 +277,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """A hash of ids and rows, 16 hex digits; equal data has equal fingerprints."""
         columns = {name: getattr(self, name) for name in ("user", "item", "rating", "timestamp", "weight")}
-        columns |= dict.fromkeys(name for name in self.events.names if name != "repeats")
+        columns |= dict.fromkeys(name for name in ("sessions", "successive") if getattr(self.events, name))
         return fingerprint_of([self.users, self.items], columns)
 
     def require(

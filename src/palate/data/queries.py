@@ -9,8 +9,8 @@ Legend: Q questions, B queries, T history values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -142,41 +142,6 @@ class Queries:
     def anonymous(self) -> Queries:
         """The same histories and features, for users that are all unknown (-1)."""
         return replace(self, user=torch.full_like(self.user, -1), fresh=None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Events:
-    """How the rows of a data set are to be read.
-
-    Attributes:
-        repeats: Several rows of one user and item are events of their own and were kept (`duplicates="keep"`). Models
-            that read order learn from all of them, the others from `Dataset.without_repeats`.
-        sessions: The users are sessions: histories without a person behind them. Queries never name a known user
-            (`Queries.user` is -1), so that every list comes from the history.
-        successive: Of a held-out part: each row is a question of its own, asked of all rows of its user before it. By
-            default, each user is one question, and all their rows in the part are its targets.
-    """
-
-    repeats: bool = False
-    sessions: bool = False
-    successive: bool = False
-
-    @property
-    def names(self) -> list[str]:
-        """The attributes that hold, for a file."""
-        return [field.name for field in fields(self) if getattr(self, field.name)]
-
-    @classmethod
-    def of(cls, names: Iterable[Any]) -> Events:
-        """The inverse of `names`.
-
-        Raises:
-            DataError: A name is not that of an attribute.
-        """
-        given, known = list(names), [field.name for field in fields(cls)]
-        if not all(name in known for name in given):
-            raise DataError(f"the rows are read as {given!r}; known are {', '.join(known)}")
-        return cls(**dict.fromkeys(given, True))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

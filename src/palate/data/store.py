@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from palate.config import from_dict, to_dict
 from palate.data.dataset import Dataset
+from palate.data.events import Events
 from palate.data.external_sort import DTYPES, Block, sort_blocks
 from palate.data.ids import IdMap
-from palate.data.queries import Events
-from palate.errors import ArtifactError, DataError
+from palate.errors import ArtifactError, ConfigError, DataError
 
 FORMAT = 1
 
@@ -65,7 +66,9 @@ def open_dataset(folder: str | Path, mmap: bool = True) -> Dataset:
                 "use the version that wrote it, or write it again"
             )
         return _read(folder, about, mmap)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, DataError, pl.exceptions.PolarsError) as error:
+    except (
+        OSError, EOFError, ValueError, KeyError, TypeError, ConfigError, DataError, pl.exceptions.PolarsError,
+    ) as error:  # fmt: skip
         raise ArtifactError(f"{folder} is not a complete data set folder ({error}); write it again") from error
 
 
@@ -173,7 +176,7 @@ def _write_about(data: Dataset, folder: Path, rows: int, columns: list[str]) -> 
         "rating_scale": data.rating_scale,
         "kinds": [dict(data.item_kinds), dict(data.user_kinds)],
         "notes": data.notes,
-        "events": data.events.names,
+        "events": to_dict(data.events),
     }
     (folder / "dataset.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
 
@@ -206,5 +209,5 @@ def _read(folder: Path, about: dict[str, Any], mmap: bool) -> Dataset:
         item_kinds=kinds[0],
         user_kinds=kinds[1],
         notes=tuple(about["notes"]),
-        events=Events.of(about.get("events", [])),
+        events=from_dict(Events, about.get("events", {})),
     )

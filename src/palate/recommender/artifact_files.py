@@ -17,9 +17,10 @@ import numpy as np
 import polars as pl
 
 import palate
+from palate.config import from_dict, to_dict
 from palate.data.dataset import Dataset
+from palate.data.events import Events
 from palate.data.ids import IdMap
-from palate.data.queries import Events
 from palate.errors import ArtifactError, quoted
 
 FORMAT = 2
@@ -206,7 +207,7 @@ def write_tables(folder: Path, data: Dataset) -> dict[str, Any]:
         "side": {"items": data.item_table is not None, "users": data.user_table is not None},
         "kinds": {"items": dict(data.item_kinds), "users": dict(data.user_kinds)},
         "history": data.history is not None,
-        "events": data.events.names,
+        "events": to_dict(data.events),
     }
 
 
@@ -236,7 +237,7 @@ def read_tables(folder: Path, about: Mapping[str, Any], counts: tuple[int, int] 
         "user_kinds": _checked_kinds(kinds.get("users", {})),
         "item_kinds": _checked_kinds(kinds.get("items", {})),
         "notes": tuple(str(note) for note in about["notes"]),
-        "events": Events.of(about.get("events", [])),
+        "events": from_dict(Events, about.get("events", {})),
     }
     history = None
     if about["history"]:

@@ -15,8 +15,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from palate.data.features.infer import check_kind, infer, separator_of
-from palate.data.features.schema import Column, FeatureBatch, FeatureSchema, Kind, nothing_known
+from palate.data.features.infer import Kind, check_kind, infer, separator_of
+from palate.data.features.schema import Column, FeatureBatch, FeatureSchema, nothing_known
 from palate.data.features.values import (
     as_dates,
     as_lists,

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from difflib import get_close_matches
-from typing import cast, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import polars as pl
 
-from palate.data.features.schema import Kind
 from palate.data.features.values import (
     as_dates,
     as_lists,
@@ -24,6 +23,7 @@ from palate.data.features.values import (
 )
 from palate.errors import ConfigError, DataError, quoted
 
+Kind = Literal["number", "category", "tags", "date", "text", "image", "vector"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 IGNORE = "ignore"
 """Declared in place of a kind: the column is not used."""

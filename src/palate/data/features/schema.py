@@ -8,15 +8,13 @@ Legend: N rows, X numbers, C categories, V width of a vector, M images.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from palate.data.features.infer import Kind
 from palate.data.ragged import Ragged
-
-Kind = Literal["number", "category", "tags", "date", "text", "image", "vector"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 
 from palate.data.features.encode import encode, learn
-from palate.data.features.infer import IGNORE, TITLE, check_declared, infer_columns
-from palate.data.features.schema import FeatureBatch, FeatureSchema, Kind, nothing_known
+from palate.data.features.infer import IGNORE, TITLE, Kind, check_declared, infer_columns
+from palate.data.features.schema import FeatureBatch, FeatureSchema, nothing_known
 from palate.data.ids import IdMap
 from palate.errors import DataError
 

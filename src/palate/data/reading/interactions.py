@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import polars as pl
 
-from palate.data.queries import Events
+from palate.data.events import Events
 from palate.data.reading.checks import (
     MAX_EXAMPLES,
     ROW,

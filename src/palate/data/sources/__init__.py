@@ -10,14 +10,13 @@ from pathlib import Path
 import polars as pl
 
 from palate.data.cache import cache_folder
-from palate.data.dataset import Dataset
 from palate.data.reading.interactions import Tables
 from palate.data.sources.download import fetch, fetch_wheel
 from palate.data.sources.movielens import files_in, read_folds, read_movielens
 from palate.data.sources.synthetic import MAX_TABLE_ROWS, make_world
 from palate.errors import ConfigError, SourceError
 
-__all__ = ["SOURCES", "Source", "Tables", "folds", "load_dataset", "load_tables"]
+__all__ = ["SOURCES", "Source", "Tables", "folds", "load_tables"]
 
 TERMS = (
     "MovieLens is a data set of GroupLens (Harper and Konstan 2015, doi 10.1145/2827872) for research: cite it, do not "
@@ -105,29 +104,12 @@ SOURCES: dict[str, Source] = {
 """All named data sets."""
 
 
-def load_dataset(name: str, path: str | Path | None = None) -> Dataset:
-    """Load a named data set, downloaded and cached if needed.
-
-    Args:
-        name: A key of `SOURCES`, or "synthetic-" and a number of interactions: synthetic-5000, synthetic-1e6.
-        path: The zip file or folder of the data set, read instead of a download.
-
-    Raises:
-        ConfigError: The name is unknown, or the data set takes no path.
-        SourceError: The data set cannot be downloaded, or the files at `path` are not those of the data set.
-    """
-    tables = load_tables(name, path)
-    return Dataset.from_frame(
-        tables.interactions, tables.items, tables.users, rating_scale=tables.rating_scale, notes=tables.notes
-    )
-
-
 def load_tables(name: str, path: str | Path | None = None) -> Tables:
     """Load the tables of a named data set.
 
     Args:
-        name: As in `load_dataset`.
-        path: As in `load_dataset`.
+        name: A key of `SOURCES`, or "synthetic-" and a number of interactions: synthetic-5000, synthetic-1e6.
+        path: The zip file or folder of the data set, read instead of a download.
 
     Raises:
         ConfigError: The name is unknown, or the data set takes no path.

@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 
 from palate.data.dataset import Dataset
+from palate.data.events import Events
 from palate.data.ids import IdMap
-from palate.data.queries import Events
 from palate.errors import ConfigError, DataError
 
 TRAIN, VALID, TEST, VALID_HISTORY, TEST_HISTORY = range(5)

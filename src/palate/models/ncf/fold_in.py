@@ -100,7 +100,8 @@ class HistoryLoss:
             self._chosen_BN = F.pad(self._chosen_BN, (0, len(item_S)))
             self.count_B1 = self.count_B1 * (1 + negatives)
         self._net = net
-        self._head_GK, self._head_HK = net.head.weight.T.contiguous().split([net.gmf, net.head.in_features - net.gmf])
+        head_WK = net.head.weight.T.contiguous()
+        self._head_GK, self._head_HK = head_WK[: net.gmf], head_WK[net.gmf :]
         self._first_HM = net.linears[0].weight[:, : net.mlp] if net.mlp else None
         item = net.inputs("item", net.item(item_BN))
         self._factors_BNG, self._first_BNH = item

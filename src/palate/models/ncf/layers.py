@@ -191,7 +191,8 @@ class Net(nn.Module):
     def ratings(self, output_P: Tensor, user_bias_P1: Tensor, item_P: Tensor) -> Tensor:
         """Predicted ratings from the last head's outputs, `[P]`, not clipped to the rating scale."""
         assert self.item_bias is not None
-        return output_P + (self.mean + user_bias_P1 + self.item_bias(item_P)).squeeze(1)
+        rating_P: Tensor = output_P + (self.mean + user_bias_P1 + self.item_bias(item_P)).squeeze(1)
+        return rating_P
 
     def inputs(self, side: Literal["user", "item"], rows_PD: Tensor) -> Inputs:
         """From rows of the user or the item table; columns after the first D are ignored."""

@@ -1,7 +1,8 @@
 """Runs the examples of a page, in order, and puts what they print into the text blocks that follow them.
 
-python docs/run_page.py docs/quickstart.md docs/learn/0*.md
+python docs/run_page.py docs/quickstart.md docs/learn/0*.md docs/how-to/*.md
 
+The pages of `docs/how-to` go on with the tables that the quickstart writes: `write_shop` makes these first.
 Pictures that the examples write are copied to where the page shows them: `curves.png` of a page `02-...` to
 `images/02-curves.png`.
 """
@@ -48,6 +49,14 @@ def with_output(page: str, folder: Path) -> str:
     return "".join([*pieces, page[end:]])
 
 
+def write_shop(folder: Path) -> None:
+    """Write the tables of the quickstart, `orders.csv` and `articles.csv`, into a folder."""
+    quickstart = Path(__file__).with_name("quickstart.md").read_text(encoding="utf-8")
+    code = next(text for kind, text in BLOCK.findall(quickstart) if kind == "python")
+    with contextlib.chdir(folder):
+        run_python(code, {"__name__": "page"})
+
+
 def run_python(code: str, names: dict[str, Any]) -> str:
     """What a block of Python prints; `names` carries its variables to the next block."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as out:
@@ -82,6 +91,8 @@ if __name__ == "__main__":
     os.environ["COLUMNS"] = "100"
     for name in map(Path, sys.argv[1:]):
         with tempfile.TemporaryDirectory() as folder:
+            if name.parent.name == "how-to":
+                write_shop(Path(folder))
             whole = with_output(name.read_text(encoding="utf-8"), Path(folder))
             for picture in Path(folder).glob("*.png"):
                 shown = name.parent / "images" / f"{name.stem[:2]}-{picture.name}"

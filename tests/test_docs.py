@@ -89,6 +89,14 @@ def test_the_guide_says_what_each_model_answers_and_when_to_choose_it(name: str)
     assert ("item_features" in MODELS[name].needs) <= ("item features" in learns_from)
 
 
+def test_the_guide_says_what_each_model_costs() -> None:
+    page = (ROOT / "docs/models.md").read_text(encoding="utf-8")
+    section = page.partition("## What they cost\n")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| (`[^|]+`) \|", section, re.MULTILINE)
+    named = [name for cell in cells for name in re.findall(r"`([\w-]+)`", cell)]
+    assert sorted(named) == sorted(MODELS)
+
+
 def test_make_targets_that_are_named_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
@@ -127,6 +135,20 @@ def test_the_page_on_the_command_line_names_every_command() -> None:
     named = {row.partition(" --")[0] for row in re.findall(r"^\| `palate ([^`]+)`", page, re.MULTILINE)}
     named = {" ".join(word for word in row.split() if word.islower()) for row in named}
     assert named == {"train" if name.startswith("train") else name for name in flags()}
+
+
+def test_the_page_on_the_command_line_names_every_flag() -> None:
+    """But for the settings of a model, which `palate train MODEL --help` and the reference describe."""
+    page = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+    arguments = set(re.findall(r"\b[A-Z][A-Z-]+\b", "".join(re.findall(r"^\| (`palate [^`]+`)", page, re.MULTILINE))))
+    named = set(re.findall(r"(?<![\w-])--?[a-z][\w.-]*", page)) | {f"--{name.lower()}" for name in arguments}
+    lines = [line.partition(": ") for line in (ROOT / "tests/cli_flags.txt").read_text(encoding="utf-8").splitlines()]
+    for command, _, names in lines:
+        if not command.startswith("train ") or command in ("train *", "train GRADIENT"):
+            # `--no-header` goes with `--header`, and `--empty-user` comes with every flag that takes several values.
+            assert named & {*names.split(), *(re.sub("^--(no|empty)-", "--", name) for name in names.split())}, (
+                f"docs/cli.md does not name {names} of palate {command}"
+            )
 
 
 def shell_lines() -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +23,10 @@ from hypothesis import settings  # noqa: E402
 import typecheck  # noqa: E402
 
 # All of palate but its command line, which gives functions the signatures of the models' settings.
-rooms = {f"palate.{path.stem}" for path in (ROOT / "src/palate").iterdir() if not path.name.startswith(("_", "cli"))}
+package = find_spec("palate")  # that of the repository, or the installed one where the tests were copied
+assert package is not None
+home = Path(next(iter(package.submodule_search_locations or ())))
+rooms = {f"palate.{path.stem}" for path in home.iterdir() if not path.name.startswith(("_", "cli"))}
 jaxtyping.jaxtyped = typecheck.jaxtyped  # type: ignore[assignment]
 jaxtyping.install_import_hook(sorted(rooms), "typecheck.check")
 torch.set_num_threads(1)

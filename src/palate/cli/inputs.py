@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 from palate.data.features.infer import TITLE
 from palate.data.reading import Duplicates, Tables, read_interactions, read_side
 from palate.data.reading.interactions import filter_interactions
-from palate.data.reading.sessions import refuse_user_table
+from palate.data.reading.sessions import refuse_user_table, session_columns
 from palate.data.reading.table import MAX_GB
 from palate.data.sources import SOURCES, load_tables
 from palate.errors import ConfigError
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from palate.data.dataset import Dataset
     from palate.evaluation.protocols import Prepared
 
@@ -225,18 +227,24 @@ class Splitting:
     """Published protocol that replaces filters and split, and sets metrics and candidates (see palate data
     protocols)."""
     fold: int | None = None
-    """Fold of a protocol or of k-fold. Defaults to the first."""
+    """Fold of a protocol, of k-fold or of --split-column. Defaults to the first, with --split-column to none."""
+    split_column: str | None = None
+    """Column of DATA that names the part of each row (train, valid, test), or is true for test, or numbers the folds
+    (with --fold); in the place of --split."""
     given: str | None = None
     """File that a protocol needs. ncf: held-out rows with their candidates; u1 and 5fold: the zip file of
     MovieLens-100K, if it cannot be downloaded. session-prefixes: held-out prefixes."""
 
-    def prepared(self, data: Dataset, filters: tuple[str, ...], seed: int) -> Prepared | None:
+    def prepared(
+        self, data: Dataset, filters: tuple[str, ...], seed: int, parts: pl.DataFrame | None = None
+    ) -> Prepared | None:
         """The parts and their protocol; None if all rows are for training.
 
         Args:
             data: What is split.
             filters: The filters that were applied, in words.
             seed: Seed of the split.
+            parts: What `split_column` holds, as `palate.data.splits.predefined.read_parts` reads it.
 
         Raises:
             ConfigError: There is no such split, or an option does not go with it.
@@ -248,7 +256,8 @@ class Splitting:
         if self.protocol is not None:
             return prepare(self.protocol, data, seed=seed, fold=self.fold, given=self.given)
         shares = {name: getattr(self, name) or 0.1 for name in ("valid", "test")}
-        split, reason = (self.split, "") if self.split else default_split(data, **shares)
+        chosen = self.split if parts is None else "predefined"
+        split, reason = (chosen, "") if chosen else default_split(data, **shares)
         given = {name: getattr(self, name) for name in ("valid", "test", "fold") if getattr(self, name) is not None}
         if split == "none":
             if given:
@@ -256,15 +265,17 @@ class Splitting:
                 raise ConfigError(f"--split none holds nothing out; leave out {flags}, or name another --split")
             return None
         names = [name for name in SPLITS if name != "predefined"]
-        if split not in names:
+        if split not in names and parts is None:
             raise ConfigError(f"there is no split {split!r}; choose one of {', '.join([*names, 'none'])}")
         rule = inspect.signature(SPLITS[split]).parameters
         defaults = {name: option.default for name, option in rule.items() if option.default is not option.empty}
         options = defaults | _checked_options(split, given, rule) | {"seed": seed}
+        if parts is not None:
+            options = {"column": self.split_column, **{k: options[k] for k in ("fold", "valid", "seed")}}
         protocol = Protocol(filters=filters, split=split, split_options=tuple(sorted(options.items())))
-        parts = split_dataset(data, split, **options)
+        found = split_dataset(data, split, **options, **({} if parts is None else {"parts": parts}))
         notes = (f"{reason} (--split names another)",) if reason else ()
-        return Prepared(parts=replace(parts, notes=notes + parts.notes), protocol=protocol)
+        return Prepared(parts=replace(found, notes=notes + found.notes), protocol=protocol)
 
 
 def prepared(
@@ -278,7 +289,7 @@ def prepared(
     limits = {name: getattr(side_tables, name) for name in ("min_rating", "min_user", "min_item")}
     filters = tuple(f"{name} {limit:g}" for name, limit in limits.items() if limit)
     if splitting.protocol is not None:
-        ours = [name for name in ("split", "valid", "test") if getattr(splitting, name) is not None]
+        ours = [name for name in ("split", "split_column", "valid", "test") if getattr(splitting, name) is not None]
         twice = [f"--{name.replace('_', '-')}" for name in [*ours, *(name for name, limit in limits.items() if limit)]]
         if twice:
             raise ConfigError(
@@ -286,8 +297,31 @@ def prepared(
             )
     elif splitting.given is not None:
         raise ConfigError("--given is a file for a --protocol; name the protocol too (see palate data protocols)")
+    own = [f"--{name}" for name in ("split", "test") if getattr(splitting, name) is not None]
+    if splitting.split_column is not None and own:
+        raise ConfigError(f"--split-column {splitting.split_column} names the test rows; leave out {', '.join(own)}")
     whole = dataset(data, reading, side_tables)
-    return whole, splitting.prepared(whole, filters, seed)
+    parts = None if splitting.split_column is None else _own_parts(data, reading, splitting.split_column)
+    return whole, splitting.prepared(whole, filters, seed, parts)
+
+
+def _own_parts(data: str, reading: Reading, column: str) -> pl.DataFrame:
+    """The column of the table that names the part of each row.
+
+    Raises:
+        ConfigError: There is no such column, or the rows have no part of their own.
+    """
+    from palate.data.splits.predefined import read_parts
+
+    if data in SOURCES or data.startswith("synthetic-"):
+        raise ConfigError(f"{data} is a known data set, whose columns are read already; leave out --split-column")
+    options = reading.options()
+    if reading.session_gap is not None:
+        raise ConfigError("--session-gap makes sessions of rows, which then have no --split-column; leave out one")
+    if reading.session is not None:
+        options["columns"] = session_columns(options["columns"], options["session"], None)
+    given = {name: options[name] for name in ("separator", "has_header", "encoding", "connection", "max_gb")}
+    return read_parts(data, column, options["columns"], **given).rename({"part": column})
 
 
 def _checked_options(split: str, given: dict[str, Any], rule: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Every split assigns whole rows, depends on nothing but the data, its options and `seed`, and describes itself in
 `Split.notes`. Splits that hold out users or items entirely are in `palate.data.splits.cold_start`, published ones in
-`palate.data.splits.predefined`.
+`palate.data.splits.predefined`; `read_split` takes parts that exist already.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from palate.data.splits.cold_start import (
 )
 from palate.data.splits.predefined import predefined_split
 from palate.data.splits.sessions import sessions
+from palate.data.splits.tables import read_split as read_split
 from palate.errors import ConfigError, DataError
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 import polars as pl
 
 from palate.data.dataset import Dataset
+from palate.data.reading.checks import ROW, Findings, parse_ids
 from palate.data.reading.formats import open_table
+from palate.data.reading.table import KNOWN_NAMES, Columns, find_columns
 from palate.data.splits.build import TEST, TRAIN, VALID, Split, build_split, check_shares
 from palate.errors import ConfigError, DataError
 
-_PART_CODES = {"train": TRAIN, "valid": VALID, "test": TEST}
+_PART_CODES = {"train": TRAIN, "valid": VALID, "val": VALID, "validation": VALID, "test": TEST}
 
 
 def predefined_split(
@@ -23,6 +26,7 @@ def predefined_split(
     parts: Any,
     column: str | None = None,
     fold: int | None = None,
+    columns: Columns | None = None,
     valid: float = 0.1,
     seed: int = 0,
 ) -> Split:
@@ -30,23 +34,25 @@ def predefined_split(
 
     Args:
         data: The data set to split.
-        parts: A frame with `user_id`, `item_id` and a column of parts, one row for each pair; or a sequence with one
-            value for each row of `data.frame()`. A value is "train", "valid" or "test"; or true for test; or the number
-            of the fold whose test part the row is in.
-        column: The column of parts, if the frame has several.
+        parts: A table (file, query or frame) with users, items and a column of parts, for example the one that `data`
+            was read from; or a sequence with one value for each row of `data.frame()`. A value is "train", "valid" or
+            "test" ("val" and "validation" too); or true for test; or the number of the fold whose test part the row is
+            in.
+        column: The column of parts, if the table has several columns other than those of interactions.
         fold: The fold that is test, if the values are fold numbers.
+        columns: Names of the other columns of the table, as in `palate.data.reading.read_interactions`.
         valid: Share of the train rows, at random, for valid; 0 for no valid part. No effect if `parts` names valid
             rows.
         seed: Seed of the random choice.
 
     Raises:
-        ConfigError: The frame has no such column, or no such fold.
+        ConfigError: The table has no such column, or no such fold.
         DataError: A row has no part, a pair has two, or a value is none of the above.
     """
     check_shares(valid)
     notes: tuple[str, ...] = ()
-    if isinstance(parts, pl.DataFrame):
-        values, notes = _aligned(data, parts, column)
+    if isinstance(parts, (str, Path, pl.DataFrame)) or hasattr(parts, "columns"):
+        values, notes = _aligned(data, convert_ids(data, read_parts(parts, column, columns)))
     else:
         values = pl.Series("part", parts)
         if len(values) != len(data):
@@ -70,25 +76,65 @@ def _codes(values: pl.Series, fold: int | None) -> np.ndarray:
     if values.dtype.is_integer():
         folds = values.unique().sort().to_list()
         if fold not in folds:
-            raise ConfigError(f"fold = {fold} is not one of the folds in parts: {', '.join(map(str, folds[:20]))}")
+            given = "parts holds fold numbers" if fold is None else f"fold = {fold} is not one of the folds in parts"
+            raise ConfigError(f"{given}; give fold=..., one of {', '.join(map(str, folds[:20]))}")
         return np.where((values == fold).to_numpy(), TEST, TRAIN).astype(np.int8)
     if values.dtype in (pl.String, pl.Categorical, pl.Enum):
-        named = values.cast(pl.String).unique()
+        values = values.cast(pl.String).str.strip_chars().str.to_lowercase()
+        named = values.unique()
         unknown = named.filter(~named.is_in(list(_PART_CODES)))
         if len(unknown):
             raise DataError(f"parts are train, valid or test, not {', '.join(map(repr, unknown.sort()[:5]))}")
-        return values.cast(pl.String).replace_strict(_PART_CODES, return_dtype=pl.Int8).to_numpy().copy()
+        return values.replace_strict(_PART_CODES, return_dtype=pl.Int8).to_numpy().copy()
     raise DataError(f"parts are names, fold numbers or true and false, not {values.dtype}")
 
 
-def _aligned(data: Dataset, frame: pl.DataFrame, column: str | None) -> tuple[pl.Series, tuple[str, ...]]:
+def read_parts(source: Any, column: str | None, columns: Columns | None = None, **options: Any) -> pl.DataFrame:
+    """Read the column of parts of a table of interactions.
+
+    Args:
+        source: As in `palate.data.reading.read_interactions`.
+        column: The column of parts. Defaults to the only one that is none of interactions.
+        columns, options: `columns`, `separator`, `has_header`, `encoding`, `connection` and `max_gb` of
+            `read_interactions`.
+
+    Returns:
+        `user_id`, `item_id` and `part`; a text column of whole numbers or of true and false has that type.
+
+    Raises:
+        DataError: The source cannot be read, or has no users or items.
+        ConfigError: There is no such column.
+    """
+    given = [name for name in columns.values() if isinstance(name, str)] if isinstance(columns, Mapping) else []
+    table = open_table(source, known=[*KNOWN_NAMES, *given, *([column] if column else [])], **options)
+    roles, faults = find_columns(table, columns)
+    if faults:
+        raise DataError.faults(table.label, faults)
+    others = [name for name in table.names if name not in roles.values()]
+    if column is None and len(others) != 1:
+        raise ConfigError(f"name the column of parts with column=...; {table.label} has {', '.join(table.names)}")
+    if column is not None and column not in table.names:
+        raise ConfigError(f"{table.label} has no column {column!r}; its columns are {', '.join(table.names)}")
+    names = {"user_id": roles["user_id"], "item_id": roles["item_id"], "part": column or others[0]}
+    raw = table.read(list(names.values()), {}).with_columns(pl.int_range(1, pl.len() + 1).alias(ROW))
+    found = Findings.of(raw)  # Its faults are those of the interactions, which were read before.
+    ids = [parse_ids(raw[names[key]].alias(key), found) for key in ("user_id", "item_id")]
+    values = _typed(raw[names["part"]]) if table.is_text else raw[names["part"]]
+    return pl.DataFrame([*ids, values.alias("part")]).filter(~found.bad).unique(maintain_order=True)
+
+
+def _typed(text: pl.Series) -> pl.Series:
+    """Text as whole numbers, or as true and false, if every value is one."""
+    known = text.drop_nulls().str.strip_chars().str.to_lowercase()
+    if len(known) and known.str.contains(r"^\d+$").all():
+        return text.str.strip_chars().cast(pl.Int64)
+    if len(known) and known.is_in(["true", "false"]).all():
+        return text.str.strip_chars().str.to_lowercase() == "true"
+    return text
+
+
+def _aligned(data: Dataset, frame: pl.DataFrame) -> tuple[pl.Series, tuple[str, ...]]:
     """Look up the part of each row of the data by its pair of ids; returns a note that counts unused pairs."""
-    columns = [c for c in frame.columns if c not in ("user_id", "item_id")]
-    if len(columns) != len(frame.columns) - 2 or column not in (columns if len(columns) != 1 else [None, *columns]):
-        raise ConfigError(
-            f"parts needs user_id, item_id and a column of parts (column = {column!r}); "
-            f"its columns are {', '.join(frame.columns)}"
-        )
     user, item = data.users.index(frame["user_id"]), data.items.index(frame["item_id"])
     usable = np.flatnonzero((user >= 0) & (item >= 0))
     pair = user[usable] * data.n_items + item[usable]
@@ -97,7 +143,7 @@ def _aligned(data: Dataset, frame: pl.DataFrame, column: str | None) -> tuple[pl
     if (pair[1:] == pair[:-1]).any():
         row = frame.row(int(usable[1:][pair[1:] == pair[:-1]][0]), named=True)
         pair_ids = f"user {row['user_id']!r} and item {row['item_id']!r}"
-        raise DataError(f"parts holds {pair_ids} more than once; each pair needs one part")
+        raise DataError(f"parts holds {pair_ids} more than once, in different parts; each pair needs one part")
     wanted = data.user.astype(np.int64) * data.n_items + data.item
     place = np.minimum(np.searchsorted(pair, wanted), max(len(pair) - 1, 0))
     missing = np.flatnonzero(pair[place] != wanted) if len(pair) else np.arange(len(wanted))
@@ -109,7 +155,7 @@ def _aligned(data: Dataset, frame: pl.DataFrame, column: str | None) -> tuple[pl
         )
     unused = len(frame) - np.count_nonzero(np.bincount(place, minlength=1))
     notes = (f"predefined: {unused} pairs in parts are not in this data",) if unused else ()
-    return frame[column or columns[0]][usable[place]], notes
+    return frame["part"][usable[place]], notes
 
 
 def held_out_split(data: Dataset, frame: pl.DataFrame) -> Split:

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 import torch
 
+import palate
 from palate.data.dataset import Dataset
 from palate.data.ragged import Ragged
 from palate.errors import CannotAnswer, ConfigError, DataError, TrainingError
@@ -76,6 +77,22 @@ def test_slices(held_out):
     assert found.slices["warm"].estimates["recall@2"].n == 2
     assert found.slices["new_item"].estimates["recall@2"].value == 0.0
     assert np.isnan(found.slices["new_user"].values["recall@2"]).tolist() == [True, True, True, False]
+    table = found.summary().filter(metric="recall@2")
+    assert table.select("slice", "n", "rows", "users").rows() == [
+        ("all", 4, 5, 4), ("warm", 2, 3, 2), ("new_user", 1, 1, 1), ("new_item", 1, 1, 1)
+    ]  # fmt: skip
+    assert table["value"][0] == found["recall@2"].value
+    assert table["low"][0] <= table["value"][0] <= table["high"][0]
+    with pytest.raises(ConfigError, match=r"part = 'cold' is no slice .* all, warm, new_user, new_item"):
+        found.frame("cold")
+
+
+def test_frames_have_the_ids_of_the_table():
+    rows = pl.DataFrame({"user_id": ["007", "007", "8", "8"], "item_id": ["a", "b", "a", "c"]})
+    split = Dataset.from_frame(rows).split("leave-last-out", valid=0)
+    found = palate.Recommender.train(split.train, "popularity").evaluate(split.test, ["recall@1"])
+    assert found.frame()["user_id"].to_list() == ["007", "8"]
+    assert found.frame("new_item").columns == ["user_id", "recall@1"]
 
 
 def test_a_user_with_warm_and_new_targets_is_in_both_slices():

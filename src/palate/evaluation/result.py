@@ -106,9 +106,37 @@ class Evaluation:
         return self.slices["all"].values
 
     def frame(self, part: str = "all") -> pl.DataFrame:
-        """One row for each user: `user_id` and the user's metrics on a slice; null for a user without a value."""
+        """The values of each user on one slice.
+
+        Args:
+            part: A key of `slices`.
+
+        Returns:
+            `user_id`, with the ids of the data, and a column for each metric; null for a user without a value.
+
+        Raises:
+            ConfigError: There is no such slice.
+        """
+        if part not in self.slices:
+            raise ConfigError(f"part = {part!r} is no slice of this evaluation; it has {', '.join(self.slices)}")
         columns = {name: pl.Series(name, values).fill_nan(None) for name, values in self.slices[part].values.items()}
         return pl.DataFrame({"user_id": self.users, **columns})
+
+    def summary(self) -> pl.DataFrame:
+        """The means of all slices.
+
+        Returns:
+            One row for each slice and metric: `slice`, `metric`, `value`, `low` and `high` (the 95 % interval), `n`
+            (the users that have a value), and the `rows` and `users` of the slice.
+        """
+        columns = ("slice", "metric", "value", "low", "high", "n", "rows", "users")
+        found = [
+            (name, metric, e.value, e.low, e.high, e.n, part.rows, part.users)
+            for name, part in self.slices.items()
+            for metric, e in part.estimates.items()
+        ]
+        types = [pl.String, pl.String, *[pl.Float64] * 3, *[pl.Int64] * 3]
+        return pl.DataFrame(found, schema=dict(zip(columns, types, strict=True)), orient="row")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values, including those of each user."""

@@ -7,12 +7,15 @@
 #   make lint     ruff: rules and format
 #   make types    mypy --strict
 #   make check    lint, types and tests
+#   make wheel    build the packages; install the wheel into an empty environment outside and try it
+#   make matrix   tests and demo under Python 3.11 to 3.14, and with the lowest and newest versions: before a release
 #   make docs     build the site into site/
 #   make clean    remove everything made here, .venv included
 #
 # PYTHON=python3.12                                   another Python, 3.11 or newer
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu    PyTorch without CUDA: saves gigabytes on Linux without a GPU
 # TEST=tests/test_house.py                            some tests instead of all
+# MATRIX='--python 3.12 --versions pinned'            some rows of the matrix instead of all
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -21,7 +24,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo serve test browser lint types check docs clean
+.PHONY: demo serve test browser lint types check wheel matrix docs clean
 
 demo: .venv/.demo
 	$(BIN)/palate demo --out runs/demo
@@ -48,6 +51,12 @@ types: .venv/.test
 	$(BIN)/mypy
 
 check: lint types test
+
+matrix: | .venv/bin/python
+	$(BIN)/python .ci/matrix.py $(MATRIX)
+
+wheel: | .venv/bin/python
+	$(BIN)/python .ci/wheel.py
 
 docs: .venv/.docs
 	$(BIN)/mkdocs build --strict

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from palate.data.dataset import Dataset as Dataset
     from palate.data.reading.read_dataset import read_dataset as read_dataset
     from palate.data.sources.load_dataset import load_dataset as load_dataset
+    from palate.data.splits import read_split as read_split
     from palate.data.splits import split_dataset as split_dataset
     from palate.errors import PalateError as PalateError
     from palate.evaluation.protocol import Protocol as Protocol
@@ -40,6 +41,7 @@ _HOME = {
     "load_dataset": "palate.data.sources.load_dataset",
     "onboard": "palate.recommender.onboarding",
     "read_dataset": "palate.data.reading.read_dataset",
+    "read_split": "palate.data.splits",
     "split_dataset": "palate.data.splits",
 }
 
@@ -58,6 +60,7 @@ __all__ = [
     "load_dataset",
     "onboard",
     "read_dataset",
+    "read_split",
     "split_dataset",
 ]
 

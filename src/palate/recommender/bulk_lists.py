@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+import scipy
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -186,7 +186,9 @@ def _cosines(vectors_ND: Tensor) -> Callable[[Tensor], Tensor]:
 def _co_occurrences(data: Dataset) -> Callable[[Tensor], Tensor]:
     """See `palate.recommender.item_similarity`; items that nobody has together may not be listed."""
     shape = (data.n_users, data.n_items)
-    has = csr_matrix((np.ones(len(data), np.float32), np.array(data.item), np.array(data.offsets)), shape=shape)
+    has = scipy.sparse.csr_matrix(
+        (np.ones(len(data), np.float32), np.array(data.item), np.array(data.offsets)), shape=shape
+    )
     has.sum_duplicates()
     has.data[:] = 1
     by_item = has.T.tocsr()

@@ -23,9 +23,8 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
+import scipy
 import torch
-from scipy.sparse import csr_matrix, hstack
-from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
 from palate.config import check
@@ -136,7 +135,7 @@ class ContentIALS(Model):
         return self.represent(queries)
 
 
-def ridge_map(content_NP: csr_matrix, target_NE: Tensor, reg: float) -> Tensor:
+def ridge_map(content_NP: scipy.sparse.csr_matrix, target_NE: Tensor, reg: float) -> Tensor:
     """W that minimises |target - content W|^2 + reg |W|^2, float32 `[P, E]`, by conjugate gradients.
 
     Args:
@@ -152,11 +151,13 @@ def ridge_map(content_NP: csr_matrix, target_NE: Tensor, reg: float) -> Tensor:
 
     size = target_NE.numel()
     # The columns of the target share the matrix, so that all are solved as one system.
-    system: Any = LinearOperator((size, size), matvec=times, dtype=np.float32)
-    answer, _ = cg(system, target_NE.numpy().ravel(), rtol=CG_TOLERANCE, maxiter=MAX_CG_STEPS)
+    system: Any = scipy.sparse.linalg.LinearOperator((size, size), matvec=times, dtype=np.float32)
+    answer, _ = scipy.sparse.linalg.cg(system, target_NE.numpy().ravel(), rtol=CG_TOLERANCE, maxiter=MAX_CG_STEPS)
     return torch.from_numpy(across_PN @ answer.reshape(target_NE.shape).astype(np.float32))
 
 
-def _joined(found: ContentVectors) -> csr_matrix:
+def _joined(found: ContentVectors) -> scipy.sparse.csr_matrix:
     """The sparse and the dense part as one sparse matrix."""
-    return csr_matrix(hstack([found.sparse, csr_matrix(found.dense.numpy())], "csr"), dtype=np.float32)
+    return scipy.sparse.csr_matrix(
+        scipy.sparse.hstack([found.sparse, scipy.sparse.csr_matrix(found.dense.numpy())], "csr"), dtype=np.float32
+    )

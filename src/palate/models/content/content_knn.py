@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from palate.config import check
@@ -138,9 +138,9 @@ class ContentKNN(Model):
             rows["neighbour"], rows["weight"] = (t.new_zeros(len(features), 0) for t in (self.neighbour, self.weight))
         return rows
 
-    def _sparse_vectors(self) -> csr_matrix:
+    def _sparse_vectors(self) -> scipy.sparse.csr_matrix:
         arrays = (self.values.numpy(), self.columns.numpy(), self.offsets.numpy())
-        return csr_matrix(arrays, shape=(self.spec.n_items, self.width))
+        return scipy.sparse.csr_matrix(arrays, shape=(self.spec.n_items, self.width))
 
     def _nearest(self, rows: ContentVectors, known: bool) -> tuple[Tensor, Tensor]:
         """The k training items most similar to each row, and their similarities, `[rows, K]`.
@@ -178,7 +178,7 @@ class ContentKNN(Model):
         known, width = self.spec.n_items - self.spec.new_items, self.weight.shape[1]
         weight, neighbour = (t if item_I is None else t[item_I] for t in (self.weight, self.neighbour))
         arrays = weight.numpy().ravel(), neighbour.numpy().ravel(), np.arange(len(weight) + 1) * width
-        votes = csr_matrix(arrays, shape=(len(weight), self.spec.n_items))
+        votes = scipy.sparse.csr_matrix(arrays, shape=(len(weight), self.spec.n_items))
         scores_BI = torch.from_numpy((seen @ votes.T).toarray())
         # New items are in no list of neighbours: those of the history count by their similarity to every item.
         new = seen.multiply(np.arange(self.spec.n_items) >= known).tocsr()
@@ -196,16 +196,16 @@ class ContentKNN(Model):
         near_TK = (items.unsqueeze(1) == self.neighbour[item]) * self.weight[item]
         return torch.where(new_T, similarity_T, near_TK.sum(1)) * weight_T, 0.0
 
-    def _weighted_history(self, queries: Queries) -> csr_matrix:
+    def _weighted_history(self, queries: Queries) -> scipy.sparse.csr_matrix:
         """The weights r of the items of each history, `[B, N]`."""
         history, weight = queries.history, torch.ones(len(queries.history.values))
         if self.config.ratings and queries.ratings is not None and self.spec.rating_scale is not None:
             low, high = self.spec.rating_scale
             weight = (1 + queries.ratings - low) / (1 + high - low)
         arrays = (weight.numpy(), history.values.numpy(), history.offsets.numpy())
-        return csr_matrix(arrays, shape=(len(queries), self.spec.n_items))
+        return scipy.sparse.csr_matrix(arrays, shape=(len(queries), self.spec.n_items))
 
-    def _summed_similarity(self, seen: csr_matrix, item_I: Tensor | None) -> Tensor:
+    def _summed_similarity(self, seen: scipy.sparse.csr_matrix, item_I: Tensor | None) -> Tensor:
         """The weighted sum of the history's similarities to each item, `[B, I]`."""
         whole = self._sparse_vectors()
         asked, dense_ID = (whole, self.dense) if item_I is None else (whole[item_I.numpy()], self.dense[item_I])
@@ -220,7 +220,7 @@ class ContentKNN(Model):
         return dense_vectors(ContentVectors(self._sparse_vectors(), self.dense, self.statistics))
 
 
-def _sparse_buffers(sparse: csr_matrix) -> tuple[Tensor, Tensor, Tensor]:
+def _sparse_buffers(sparse: scipy.sparse.csr_matrix) -> tuple[Tensor, Tensor, Tensor]:
     """Offsets, columns and values of a sparse matrix."""
     return (
         torch.from_numpy(sparse.indptr.astype(np.int64)),

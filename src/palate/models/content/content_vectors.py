@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import scipy
 import torch
-from scipy.sparse import csr_matrix, diags, hstack
 from torch import Tensor
 
 from palate.data.features.schema import Column, FeatureBatch, FeatureSchema
@@ -70,7 +70,7 @@ class ContentVectors:
         statistics: Mean text length and mean norm of each block, float32 `[blocks, 2]`.
     """
 
-    sparse: csr_matrix
+    sparse: scipy.sparse.csr_matrix
     dense: Tensor
     statistics: Tensor
 
@@ -106,11 +106,13 @@ def content_vectors(
             found[place, 1] = _positive_mean(norm_N)
         factor_N = getattr(weights, kind) ** 0.5 / (norm_N + weights.shrink * found[place, 1]).clamp(min=MIN_DIVISOR)
         is_dense = isinstance(block, Tensor)
-        scaled.append(block * factor_N.unsqueeze(1) if is_dense else diags(factor_N.numpy()) @ block)
+        scaled.append(block * factor_N.unsqueeze(1) if is_dense else scipy.sparse.diags(factor_N.numpy()) @ block)
     sparse = [block for block in scaled if not isinstance(block, Tensor)]
     dense = [block for block in scaled if isinstance(block, Tensor)]
     return ContentVectors(
-        sparse=csr_matrix(hstack(sparse, "csr") if sparse else (len(encoded), 0), dtype=np.float32),
+        sparse=scipy.sparse.csr_matrix(
+            scipy.sparse.hstack(sparse, "csr") if sparse else (len(encoded), 0), dtype=np.float32
+        ),
         dense=torch.cat(dense, 1) if dense else torch.zeros(len(encoded), 0),
         statistics=found,
     )
@@ -135,13 +137,13 @@ def dense_vectors(vectors: ContentVectors) -> Tensor:
 
 def _blocks(
     encoded: FeatureBatch, features: FeatureSchema, weighting: str, text_lengths: Tensor
-) -> Iterator[tuple[str, csr_matrix | Tensor]]:
+) -> Iterator[tuple[str, scipy.sparse.csr_matrix | Tensor]]:
     """Kind and rows of each block, not yet scaled."""
     for place, column in enumerate(features.of("text")):
         mean_length = max(float(text_lengths[place]), MIN_DIVISOR)
         yield "text", _word_weights(encoded.text[column.name], column, weighting, mean_length)
     for column in features.of("tags"):
-        yield "tags", _counts(encoded.tags[column.name], column) @ diags(_rarity(column))
+        yield "tags", _counts(encoded.tags[column.name], column) @ scipy.sparse.diags(_rarity(column))
     for place, column in enumerate(features.of("category")):
         value = encoded.categories[:, place]
         yield "category", _counts(Ragged(value, torch.arange(len(value) + 1)), column)
@@ -152,7 +154,7 @@ def _blocks(
         yield "vector", encoded.vectors[column.name].float().nan_to_num(0.0)
 
 
-def _word_weights(text: Ragged, column: Column, weighting: str, mean_length: float) -> csr_matrix:
+def _word_weights(text: Ragged, column: Column, weighting: str, mean_length: float) -> scipy.sparse.csr_matrix:
     """BM25 or TF-IDF weights, `[N, words]`."""
     counts = _counts(text, column)
     if weighting == "tfidf":
@@ -160,7 +162,7 @@ def _word_weights(text: Ragged, column: Column, weighting: str, mean_length: flo
     else:
         length = K1 * (1 - B + B * text.lengths.numpy() / mean_length)
         counts.data = (K1 + 1) * counts.data / (counts.data + np.repeat(length, np.diff(counts.indptr)))
-    return counts @ diags(_rarity(column))
+    return counts @ scipy.sparse.diags(_rarity(column))
 
 
 def _rarity(column: Column) -> np.ndarray:
@@ -169,16 +171,18 @@ def _rarity(column: Column) -> np.ndarray:
     return np.maximum(np.array(column.idf, dtype=np.float32) - 1, 0)
 
 
-def _counts(values: Ragged, column: Column) -> csr_matrix:
+def _counts(values: Ragged, column: Column) -> scipy.sparse.csr_matrix:
     """How often each known value of a column occurs in each row, float32 `[N, values]`."""
     ones = np.ones(len(values.values), dtype=np.float32)
     shape = (len(values), len(column.values) + 1)
-    counts = csr_matrix((ones, values.values.numpy().astype(np.int32), values.offsets.numpy()), shape=shape)
+    counts = scipy.sparse.csr_matrix(
+        (ones, values.values.numpy().astype(np.int32), values.offsets.numpy()), shape=shape
+    )
     counts.sum_duplicates()
     return counts[:, 1:]
 
 
-def _norms(block: csr_matrix | Tensor) -> Tensor:
+def _norms(block: scipy.sparse.csr_matrix | Tensor) -> Tensor:
     """The length of each row, float32 `[N]`."""
     if isinstance(block, Tensor):
         return block.square().sum(1).sqrt()

@@ -30,8 +30,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy.sparse import csr_matrix, diags
 from torch import Tensor
 
 from palate.config import check
@@ -215,17 +215,21 @@ class TurboCF(Model):
         column_N = torch.from_numpy(column).to(self.weight.device)
         return column_N[history.values] * first_occurrences(history), 0.0
 
-    def _graph(self) -> csr_matrix:
+    def _graph(self) -> scipy.sparse.csr_matrix:
         return matrix(self.offsets, self.item, self.weight, self.spec.n_items)
 
 
-def normalised(known: csr_matrix, user_exponent: float, item_exponent: float) -> csr_matrix:
+def normalised(known: scipy.sparse.csr_matrix, user_exponent: float, item_exponent: float) -> scipy.sparse.csr_matrix:
     """R: the interactions divided by powers of the degrees of their user and item, float32 `[M, N]`."""
     user, item = _degree(known, 1), _degree(known, 0)
-    return (diags(user**-user_exponent) @ known @ diags(item**-item_exponent)).tocsr().astype(np.float32)
+    return (
+        (scipy.sparse.diags(user**-user_exponent) @ known @ scipy.sparse.diags(item**-item_exponent))
+        .tocsr()
+        .astype(np.float32)
+    )
 
 
-def item_graph(rows: csr_matrix, power: float, k: int, who: str) -> tuple[Tensor, Tensor, Tensor]:
+def item_graph(rows: scipy.sparse.csr_matrix, power: float, k: int, who: str) -> tuple[Tensor, Tensor, Tensor]:
     """P, computed and pruned block by block: `offsets`, `item` and `weight` of `palate.models.linear.sparse_weights`.
 
     Args:
@@ -235,7 +239,7 @@ def item_graph(rows: csr_matrix, power: float, k: int, who: str) -> tuple[Tensor
         who: The model's name, for errors.
     """
 
-    def entries(product: csr_matrix, start: int) -> csr_matrix:
+    def entries(product: scipy.sparse.csr_matrix, start: int) -> scipy.sparse.csr_matrix:
         if power != 1:
             np.power(product.data, np.float32(power), out=product.data)
         return product
@@ -246,7 +250,7 @@ def item_graph(rows: csr_matrix, power: float, k: int, who: str) -> tuple[Tensor
     return offsets, torch.from_numpy(graph.indices.astype(np.int32)), torch.from_numpy(graph.data)
 
 
-def polynomial(graph: csr_matrix, first: np.ndarray, coefficients: tuple[float, ...]) -> np.ndarray:
+def polynomial(graph: scipy.sparse.csr_matrix, first: np.ndarray, coefficients: tuple[float, ...]) -> np.ndarray:
     """`sum_p c_p graph^p x` of signals x in columns, float32, from `first = graph x`."""
     found, current = np.float32(coefficients[0]) * first, first
     for coefficient in coefficients[1:]:
@@ -260,7 +264,7 @@ def inverse(value: Tensor) -> Tensor:
     return torch.where(value > 0, 1 / value, 0.0)
 
 
-def _degree(known: csr_matrix, axis: int) -> np.ndarray:
+def _degree(known: scipy.sparse.csr_matrix, axis: int) -> np.ndarray:
     """Sums along an axis, float64; 1 for an empty row or column, which then divides nothing."""
     degree = np.asarray(known.sum(axis=axis, dtype=np.float64)).reshape(-1)
     return np.where(degree > 0, degree, 1.0)

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 import torch
 import torch.nn.functional as F
-from scipy.sparse import bmat, diags
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -63,10 +63,10 @@ class Graph:
             device: Where the tensors are made.
         """
         known = interactions(data)
-        edges = bmat([[None, known], [known.T, None]], format="csr")
+        edges = scipy.sparse.bmat([[None, known], [known.T, None]], format="csr")
         degree = np.asarray(edges.sum(axis=1, dtype=np.float64)).reshape(-1)
         scale = np.where(degree > 0, np.maximum(degree, np.finfo(np.float32).tiny) ** -0.5, 0.0)
-        normalised = (diags(scale) @ edges @ diags(scale)).tocsr().astype(np.float32)
+        normalised = (scipy.sparse.diags(scale) @ edges @ scipy.sparse.diags(scale)).tocsr().astype(np.float32)
         columns = (
             normalised.indptr.astype(np.int32), normalised.indices.astype(np.int32), normalised.data,
             scale[data.n_users :].astype(np.float32),

@@ -21,9 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy.linalg import lapack
-from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from palate.config import check
@@ -170,7 +169,7 @@ def fit_ridge(model: EASE | EDLAE, data: Dataset, job: TrainRun, rule: dict[str,
         fit(last=True)
 
 
-def interactions(data: Dataset) -> csr_matrix:
+def interactions(data: Dataset) -> scipy.sparse.csr_matrix:
     """X: the sum of the sample weights of each user's interactions with each item, float32 `[users, items]`.
 
     Without sample weights every interaction has weight 1.
@@ -186,7 +185,9 @@ def interactions(data: Dataset) -> csr_matrix:
             "multiply all weights by a constant"
         )
     # Copies: SciPy sorts and sums in place.
-    rows = csr_matrix((weight, np.array(data.item), np.array(data.offsets)), shape=(data.n_users, data.n_items))
+    rows = scipy.sparse.csr_matrix(
+        (weight, np.array(data.item), np.array(data.offsets)), shape=(data.n_users, data.n_items)
+    )
     if not rows.sorted_indices().has_canonical_format:
         rows.sum_duplicates()
     rows.eliminate_zeros()  # An interaction of weight 0 is none.
@@ -222,10 +223,10 @@ def item_weights(gram: np.ndarray, ridge: np.ndarray) -> Tensor:
         TrainingError: The matrix is not positive definite; a larger `reg` makes it so.
     """
     gram[np.diag_indices_from(gram)] += ridge
-    factor, fault = lapack.spotrf(gram, lower=1, overwrite_a=1)
+    factor, fault = scipy.linalg.lapack.spotrf(gram, lower=1, overwrite_a=1)
     if fault:
         raise TrainingError("the item-item matrix is not positive definite in float32; use a larger reg")
-    inverse, _ = lapack.spotri(factor, lower=1, overwrite_c=1)
+    inverse, _ = scipy.linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
     for start in range(0, len(inverse), ITEMS_PER_MIRROR):  # LAPACK fills the lower triangle only.
         stop = start + ITEMS_PER_MIRROR
         inverse[start:stop, stop:] = inverse[stop:, start:stop].T

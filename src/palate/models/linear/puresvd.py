@@ -13,9 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy.sparse import csr_matrix
-from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from palate.config import check
@@ -99,7 +98,7 @@ class PureSVD(Model):
         return sum_rows(self.item, distinct_history(queries.history))
 
 
-def right_singular_vectors(rows: csr_matrix, dim: int, rng: torch.Generator) -> Tensor:
+def right_singular_vectors(rows: scipy.sparse.csr_matrix, dim: int, rng: torch.Generator) -> Tensor:
     """The first right singular vectors of a sparse matrix, float32 `[N, D]`, the largest singular value first.
 
     Args:
@@ -115,6 +114,6 @@ def right_singular_vectors(rows: csr_matrix, dim: int, rng: torch.Generator) -> 
         item_ND[:, 0] = torch.from_numpy(total_N / norm)
         return item_ND
     start = torch.randn(min(rows.shape), generator=rng).numpy()
-    _, _, right = svds(rows, k=width, v0=start)
+    _, _, right = scipy.sparse.linalg.svds(rows, k=width, v0=start)
     item_ND[:, :width] = torch.from_numpy(right[::-1].T.copy())
     return item_ND

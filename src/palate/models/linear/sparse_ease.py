@@ -23,8 +23,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from palate.config import check
@@ -90,7 +90,7 @@ class SparseEASE(Model):
         def fit() -> None:
             near_NK, weight_NK = regressions(counts, self.config)
             ends = np.arange(size + 1) * near_NK.shape[1]
-            by_target = csr_matrix((weight_NK.ravel(), near_NK.ravel(), ends), shape=(size, size))
+            by_target = scipy.sparse.csr_matrix((weight_NK.ravel(), near_NK.ravel(), ends), shape=(size, size))
             self.offsets, self.item, self.weight = by_source(by_target)
 
         if not choose(self, job, rule, ridge_ladders(rule), fit):
@@ -118,8 +118,8 @@ class Counts:
         read: Gives the matrices G_SS of sets S; see `dense` and `sparse`.
     """
 
-    rows: csr_matrix
-    columns: csr_matrix
+    rows: scipy.sparse.csr_matrix
+    columns: scipy.sparse.csr_matrix
     diagonal: Tensor
     read: Callable[[Tensor], Tensor]
 
@@ -182,7 +182,7 @@ def dense(gram: np.ndarray) -> Callable[[Tensor], Tensor]:
     return lambda near_BK: gram_NN[near_BK.unsqueeze(2), near_BK.unsqueeze(1)]
 
 
-def sparse(columns: csr_matrix) -> Callable[[Tensor], Tensor]:
+def sparse(columns: scipy.sparse.csr_matrix) -> Callable[[Tensor], Tensor]:
     """The same function without G: it multiplies the rows of X', `[N, users]`, of all sets of a block at once.
 
     Each set has columns of its own in that product, so that sets do not mix.
@@ -193,7 +193,7 @@ def sparse(columns: csr_matrix) -> Callable[[Tensor], Tensor]:
         blocks, width = near_BK.shape
         chosen = columns[near_BK.flatten().numpy()]
         apart = np.repeat(np.arange(blocks) * users, np.diff(chosen.indptr[::width]))
-        chosen = csr_matrix(
+        chosen = scipy.sparse.csr_matrix(
             (chosen.data, chosen.indices + apart, chosen.indptr), shape=(blocks * width, blocks * users)
         )
         product = chosen @ chosen.T

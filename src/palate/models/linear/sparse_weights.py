@@ -11,8 +11,8 @@ Legend: B queries, N items, T history values.
 from __future__ import annotations
 
 import numpy as np
+import scipy
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from palate.data.ragged import Ragged
@@ -26,7 +26,7 @@ def register_sparse(model: nn.Module, rows: int) -> None:
     model.register_buffer("weight", torch.zeros(0))
 
 
-def by_source(by_target: csr_matrix) -> tuple[Tensor, Tensor, Tensor]:
+def by_source(by_target: scipy.sparse.csr_matrix) -> tuple[Tensor, Tensor, Tensor]:
     """`offsets`, `item` and `weight` of W, from a matrix with one row for each item that is scored; drops zeros."""
     rows = by_target.T.tocsr()
     rows.eliminate_zeros()
@@ -51,7 +51,7 @@ def contributions(history: Ragged, target: int, offsets: Tensor, item: Tensor, w
     return torch.from_numpy(share).to(weight.device) * first_occurrences(history)
 
 
-def matrix(offsets: Tensor, item: Tensor, weight: Tensor, columns: int) -> csr_matrix:
+def matrix(offsets: Tensor, item: Tensor, weight: Tensor, columns: int) -> scipy.sparse.csr_matrix:
     """A SciPy view of a sparse matrix that is kept in three tensors."""
     parts = (weight.cpu().numpy(), item.cpu().numpy(), offsets.cpu().numpy())
-    return csr_matrix(parts, shape=(len(offsets) - 1, columns))
+    return scipy.sparse.csr_matrix(parts, shape=(len(offsets) - 1, columns))

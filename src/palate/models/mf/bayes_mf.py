@@ -25,9 +25,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy.sparse import csr_matrix, diags
-from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from palate.config import check
@@ -129,7 +128,7 @@ class BayesMF(Model):
         target_T = (torch.from_numpy(np.ascontiguousarray(data.rating)) - self.mean) / self.unit
         weight = np.ones(len(data), dtype=np.float32) if data.weight is None else data.weight
         weight_T = None if data.weight is None else torch.from_numpy(np.ascontiguousarray(weight))
-        seen = csr_matrix((weight, data.item, data.offsets), shape=(data.n_users, data.n_items))
+        seen = scipy.sparse.csr_matrix((weight, data.item, data.offsets), shape=(data.n_users, data.n_items))
         self.loading, user_features = principal_components(seen, self.features, rng)
         _, item_features = principal_components(seen.T.tocsr(), self.features, rng)
         users = SideFactors(user_features, width, data.histories, target_T, weight_T)
@@ -290,15 +289,15 @@ def _posterior(
     ]
 
 
-def principal_components(seen: csr_matrix, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def principal_components(seen: scipy.sparse.csr_matrix, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Loadings `[columns, F]` and features `[rows, F]`: components of the rows, each divided by the root of its sum."""
     if not count:
         return torch.zeros(seen.shape[1], 0), torch.zeros(seen.shape[0], 0)
     total = np.asarray(seen.sum(1), dtype=np.float64).ravel()
     total[total == 0] = 1.0
-    rows = (diags(total**-0.5) @ seen).astype(np.float64)
+    rows = (scipy.sparse.diags(total**-0.5) @ seen).astype(np.float64)
     start = torch.randn(min(seen.shape), generator=rng, dtype=torch.float64).numpy()
-    _, _, right = svds(rows, k=count, v0=start)
+    _, _, right = scipy.sparse.linalg.svds(rows, k=count, v0=start)
     loading = right.T.copy()  # a single column keeps the negative strides of `svds` otherwise
     return torch.from_numpy(loading).float(), torch.from_numpy(rows @ loading).float()
 

@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 import torch
-from scipy.sparse import csr_matrix, diags
-from scipy.sparse.linalg import norm
 from torch import Tensor
 
 from palate.config import check
@@ -121,9 +120,9 @@ class ItemKNN(Model):
         def fit() -> None:
             k, shrink, weighting = complete(self.config)
             items = weighted(known, weighting)
-            length_N = norm(items, axis=1)
+            length_N = scipy.sparse.linalg.norm(items, axis=1)
 
-            def similarity(product: csr_matrix, start: int) -> csr_matrix:
+            def similarity(product: scipy.sparse.csr_matrix, start: int) -> scipy.sparse.csr_matrix:
                 return cosine(product, length_N[start : start + product.shape[0]], length_N, shrink)
 
             near = nearest_items(items, items.T.tocsr(), k, similarity, "itemknn")
@@ -196,14 +195,14 @@ class UserKNN(Model):
         self._scale_N = inverse_frequency(self._known, self._weighting)
         self._mean_length = mean_length(self._known)
         rows = apply_weighting(self._known, self._scale_N, self._weighting, self._mean_length)
-        self._length_M = norm(rows, axis=1)
+        self._length_M = scipy.sparse.linalg.norm(rows, axis=1)
         self._by_item = rows.T.tocsr()
 
     def _score(self, queries: Queries) -> Tensor:
         history = distinct_history(queries.history)
         asked = matrix(history.offsets, history.values, torch.ones(len(history.values)), self.spec.n_items)
         rows = apply_weighting(asked, self._scale_N, self._weighting, self._mean_length)
-        length_B, user_B = norm(rows, axis=1), queries.user.cpu().numpy()
+        length_B, user_B = scipy.sparse.linalg.norm(rows, axis=1), queries.user.cpu().numpy()
         scores = np.zeros(asked.shape, dtype=np.float32)
         for start, stop in row_blocks(max_entries(rows, self._by_item)):
             product = rows[start:stop] @ self._by_item
@@ -221,7 +220,9 @@ def complete(config: ItemKNNConfig | UserKNNConfig) -> tuple[int, float, Weighti
     return config.k, config.shrink, config.weighting
 
 
-def cosine(product: csr_matrix, left_length: np.ndarray, right_length: np.ndarray, shrink: float) -> csr_matrix:
+def cosine(
+    product: scipy.sparse.csr_matrix, left_length: np.ndarray, right_length: np.ndarray, shrink: float
+) -> scipy.sparse.csr_matrix:
     """`<a, b> / (|a| |b| + shrink)`, float32, for each non-zero of `<a, b>`.
 
     Args:
@@ -237,12 +238,12 @@ def cosine(product: csr_matrix, left_length: np.ndarray, right_length: np.ndarra
     return product
 
 
-def weighted(rows: csr_matrix, weighting: Weighting) -> csr_matrix:
+def weighted(rows: scipy.sparse.csr_matrix, weighting: Weighting) -> scipy.sparse.csr_matrix:
     """Rows (documents) under a weighting whose statistics come from the same rows."""
     return apply_weighting(rows, inverse_frequency(rows, weighting), weighting, mean_length(rows))
 
 
-def inverse_frequency(rows: csr_matrix, weighting: Weighting) -> np.ndarray:
+def inverse_frequency(rows: scipy.sparse.csr_matrix, weighting: Weighting) -> np.ndarray:
     """Inverse document frequency of each column, float32 `[columns]`; 1 for `cosine`."""
     count = np.maximum(np.bincount(rows.indices, minlength=rows.shape[1]), 1)
     if weighting == "cosine":
@@ -254,14 +255,16 @@ def inverse_frequency(rows: csr_matrix, weighting: Weighting) -> np.ndarray:
     return rarity.astype(np.float32)
 
 
-def mean_length(rows: csr_matrix) -> float:
+def mean_length(rows: scipy.sparse.csr_matrix) -> float:
     """Mean of the rows' sums, the document length of `bm25`."""
     return float(rows.data.sum(dtype=np.float64) / max(rows.shape[0], 1))
 
 
-def apply_weighting(rows: csr_matrix, scale: np.ndarray, weighting: Weighting, mean_length: float) -> csr_matrix:
+def apply_weighting(
+    rows: scipy.sparse.csr_matrix, scale: np.ndarray, weighting: Weighting, mean_length: float
+) -> scipy.sparse.csr_matrix:
     """Rows times the columns' scale; `bm25` also saturates term frequencies by row length."""
-    out = (rows @ diags(scale)).tocsr().astype(np.float32)
+    out = (rows @ scipy.sparse.diags(scale)).tocsr().astype(np.float32)
     if weighting == "bm25":
         length = np.asarray(rows.sum(axis=1, dtype=np.float64)).reshape(-1)
         saturation = BM25_K1 * (1 - BM25_B + BM25_B * length / max(mean_length, 1e-9))

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import scipy
 import torch
-from scipy.sparse import csr_matrix, vstack
 
 from palate.data.dataset import Dataset
 from palate.models.layers import require_memory
@@ -32,14 +32,14 @@ GOLDEN_RATIO = 0.6180339887498949
 
 
 def nearest_items(
-    left: csr_matrix,
-    right: csr_matrix,
+    left: scipy.sparse.csr_matrix,
+    right: scipy.sparse.csr_matrix,
     k: int,
-    similarity: Callable[[csr_matrix, int], csr_matrix],
+    similarity: Callable[[scipy.sparse.csr_matrix, int], scipy.sparse.csr_matrix],
     who: str,
     *,
     with_self: bool = False,
-) -> csr_matrix:
+) -> scipy.sparse.csr_matrix:
     """The k most similar items of each item; ties go to the lower index.
 
     Args:
@@ -60,17 +60,17 @@ def nearest_items(
     most_N = max_entries(left, right)
     require_memory(24 * int(np.minimum(most_N, k).sum()), who, "a smaller k")
 
-    def neighbours(block: tuple[int, int]) -> csr_matrix:
+    def neighbours(block: tuple[int, int]) -> scipy.sparse.csr_matrix:
         start, stop = block
         product = similarity(left[start:stop] @ right, start)
         own = np.full(stop - start, -1) if with_self else np.arange(start, stop)
         return k_largest(product, own, k)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # SciPy's products release the GIL.
-        return vstack(list(pool.map(neighbours, row_blocks(most_N))), format="csr")
+        return scipy.sparse.vstack(list(pool.map(neighbours, row_blocks(most_N))), format="csr")
 
 
-def max_entries(left: csr_matrix, right: csr_matrix) -> np.ndarray:
+def max_entries(left: scipy.sparse.csr_matrix, right: scipy.sparse.csr_matrix) -> np.ndarray:
     """A bound of the non-zeros in each row of `left @ right`, int64 `[rows of left]`."""
     work = np.concatenate(([0], np.cumsum(np.diff(right.indptr)[left.indices], dtype=np.int64)))
     bound: np.ndarray = np.minimum(work[left.indptr[1:]] - work[left.indptr[:-1]], right.shape[1])
@@ -88,7 +88,7 @@ def row_blocks(entries: np.ndarray) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def k_largest(rows: csr_matrix, own: np.ndarray, k: int) -> csr_matrix:
+def k_largest(rows: scipy.sparse.csr_matrix, own: np.ndarray, k: int) -> scipy.sparse.csr_matrix:
     """The k largest positive entries of each row, by ascending column; ties go to the lower column.
 
     Args:
@@ -111,7 +111,7 @@ def k_largest(rows: csr_matrix, own: np.ndarray, k: int) -> csr_matrix:
         keep[part][tied] = True
     kept = np.flatnonzero(keep)
     ends = np.searchsorted(kept, rows.indptr)
-    found = csr_matrix((rows.data[kept], rows.indices[kept], ends), shape=rows.shape)
+    found = scipy.sparse.csr_matrix((rows.data[kept], rows.indices[kept], ends), shape=rows.shape)
     found.sort_indices()
     return found
 
@@ -124,7 +124,7 @@ def kth_largest(value: np.ndarray, k: int) -> float:
     return float(bound if remaining.max() == bound else np.partition(remaining, -k)[-k])
 
 
-def sampled_interactions(data: Dataset, max_history: int, who: str) -> csr_matrix:
+def sampled_interactions(data: Dataset, max_history: int, who: str) -> scipy.sparse.csr_matrix:
     """The interaction matrix, float32 `[M, N]`, with a sample of the items of users who have very many.
 
     The sample is evenly spaced over the user's items, in order of their indices, and thus does not depend on the order

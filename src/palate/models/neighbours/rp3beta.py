@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_matrix, diags
+import scipy
 from torch import Tensor
 
 from palate.config import check
@@ -99,8 +99,8 @@ class RP3beta(Model):
 
 
 def walks(
-    known: csr_matrix, degrees: tuple[np.ndarray, np.ndarray], config: RP3betaConfig
-) -> tuple[csr_matrix, csr_matrix]:
+    known: scipy.sparse.csr_matrix, degrees: tuple[np.ndarray, np.ndarray], config: RP3betaConfig
+) -> tuple[scipy.sparse.csr_matrix, scipy.sparse.csr_matrix]:
     """The last step of a walk into each item, `[N, M]`, and the first step from each item, `[M, N]`.
 
     Args:
@@ -113,17 +113,17 @@ def walks(
     assert beta is not None
     known = known.copy()
     known.data **= alpha
-    from_user = (diags(user_degree**-alpha) @ known).tocsr()
-    from_item = (diags(item_degree**-alpha) @ known.T).tocsr()
+    from_user = (scipy.sparse.diags(user_degree**-alpha) @ known).tocsr()
+    from_item = (scipy.sparse.diags(item_degree**-alpha) @ known.T).tocsr()
     # Row i holds the last steps into i, from every user; the product with `from_item` starts them at every j.
-    return (diags(item_degree**-beta) @ from_user.T).tocsr(), from_item.T.tocsr()
+    return (scipy.sparse.diags(item_degree**-beta) @ from_user.T).tocsr(), from_item.T.tocsr()
 
 
-def _degree(known: csr_matrix, axis: int) -> np.ndarray:
+def _degree(known: scipy.sparse.csr_matrix, axis: int) -> np.ndarray:
     """Sums of the matrix along an axis, float64; 1 for an empty row or column, which then divides nothing."""
     degree = np.asarray(known.sum(axis=axis, dtype=np.float64)).reshape(-1)
     return np.where(degree > 0, degree, 1.0)
 
 
-def _as_float32(product: csr_matrix, start: int) -> csr_matrix:
+def _as_float32(product: scipy.sparse.csr_matrix, start: int) -> scipy.sparse.csr_matrix:
     return product.astype(np.float32)

@@ -17,8 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from palate.config import check
@@ -103,7 +103,7 @@ class Markov(Model):
         return torch.where(age_T < self.config.last, self.config.decay ** age_T.float(), 0.0)
 
 
-def transitions(data: Dataset, gaps: int) -> csr_matrix:
+def transitions(data: Dataset, gaps: int) -> scipy.sparse.csr_matrix:
     """`sum_g f(g) n_g(j, i)` by row j and column i, float32 `[N, N]`, without transitions of an item to itself.
 
     Args:
@@ -111,7 +111,7 @@ def transitions(data: Dataset, gaps: int) -> csr_matrix:
         gaps: Largest gap.
     """
     shape = (data.n_items, data.n_items)
-    found = csr_matrix(shape, dtype=np.float32)
+    found = scipy.sparse.csr_matrix(shape, dtype=np.float32)
     for gap in range(1, min(gaps, len(data) - 1) + 1):
         for start in range(0, len(data) - gap, ROWS_PER_BLOCK):
             stop = min(start + ROWS_PER_BLOCK, len(data) - gap)
@@ -119,5 +119,5 @@ def transitions(data: Dataset, gaps: int) -> csr_matrix:
             counts = (data.user[before] == data.user[after]) & (data.item[before] != data.item[after])
             pairs = data.item[before][counts], data.item[after][counts]
             weight = np.full(len(pairs[0]), 1 / gap, dtype=np.float32)
-            found = found + csr_matrix((weight, pairs), shape=shape)
+            found = found + scipy.sparse.csr_matrix((weight, pairs), shape=shape)
     return found.tocsr()

@@ -167,10 +167,10 @@ class MLflow:
             import mlflow
         except ImportError as error:
             raise missing_extra(f"MLflow is not installed ({error})", "track") from error
-        if not mlflow.is_tracking_uri_set() and not Path("mlflow.db").exists():
-            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow prefers the database and asks for this.
-            mlflow.set_tracking_uri(Path("mlruns"))
         self._mlflow: Any = mlflow
+        if not self._mlflow.is_tracking_uri_set() and not Path("mlflow.db").exists():
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow prefers the database and asks for this.
+            self._mlflow.set_tracking_uri(Path("mlruns"))
         self._mlflow.set_experiment(experiment)
         self.run_id: str = self._mlflow.start_run(run_name=name).info.run_id
         if settings:

@@ -68,15 +68,16 @@ def read_split(
     rows = pl.concat([one.frame.with_columns(part=pl.lit(_CODES[name])) for name, one in checked.items()])
     if not checked["train"].events.repeats:
         _refuse_shared_pairs(rows)
-    shared = {name: options[name] for name in ("connection", "max_gb") if name in options}
+    shared: dict[str, Any] = {name: options[name] for name in ("connection", "max_gb") if name in options}
     shared["mapping"] = options.get("columns")
-    side_tables = [
+    item_table, user_table = (
         None if table is None else read_side(table, key, rows[key].dtype, id_column=id_column, **shared)
         for table, key, id_column in ((items, "item_id", items_id), (users, "user_id", users_id))
-    ]
+    )
     data = Dataset.from_frame(
         rows.drop("part"),
-        *side_tables,
+        item_table,
+        user_table,
         rating_scale=options.get("rating_scale"),
         notes=tuple(f"{name}: {note}" for name, one in checked.items() for note in one.notes),
         item_kinds=item_kinds,

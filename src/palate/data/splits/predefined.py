@@ -51,7 +51,7 @@ def predefined_split(
     """
     check_shares(valid)
     notes: tuple[str, ...] = ()
-    if isinstance(parts, (str, Path, pl.DataFrame)) or hasattr(parts, "columns"):
+    if isinstance(parts, (str, Path, pl.DataFrame, pl.LazyFrame)) or hasattr(parts, "columns"):
         values, notes = _aligned(data, convert_ids(data, read_parts(parts, column, columns)))
     else:
         values = pl.Series("part", parts)

@@ -41,12 +41,12 @@ TOO_WIDE = r"""() => {
 }"""
 
 
-def take(page: Page, path: Path) -> None:
-    """A picture of the page, at most 6,000 px of it."""
+def take(page: Page, path: Path, width: int) -> None:
+    """A picture of the page in a window as tall as the page, but for more than 6,000 px."""
     path.parent.mkdir(parents=True, exist_ok=True)
     height = min(page.evaluate("document.documentElement.scrollHeight"), 6000)
-    width = page.viewport_size["width"] if page.viewport_size else 0
-    page.screenshot(path=path, full_page=True, clip={"x": 0, "y": 0, "width": width, "height": height})
+    page.set_viewport_size({"width": width, "height": height})
+    page.screenshot(path=path)
 
 
 def main(pictures: Path | None) -> int:
@@ -62,7 +62,7 @@ def main(pictures: Path | None) -> int:
         page = browser.new_page()
         page.route(lambda url: not url.startswith("file:"), lambda route: route.abort())
         for path in pages:
-            name = str(path.parent.relative_to(SITE)) if path.stem == "index" else path.stem
+            name = path.relative_to(SITE).with_suffix("").as_posix().removesuffix("/index")
             page.goto(path.as_uri(), wait_until="domcontentloaded")
             for width in WIDTHS:
                 page.set_viewport_size({"width": width, "height": 900})
@@ -70,7 +70,7 @@ def main(pictures: Path | None) -> int:
                     print(f"{name} at {width} px: {fault}")
                     count += 1
                 if pictures:
-                    take(page, pictures / f"{name.replace('/', '-')}-{width}.png")
+                    take(page, pictures / f"{name.replace('/', '-')}-{width}.png", width)
         browser.close()
     print(f"{len(pages)} pages at {', '.join(map(str, WIDTHS))} px: {count or 'no'} faults")
     return int(count > 0)

@@ -261,11 +261,16 @@ def joined_rows(train: Dataset, others: Sequence[Dataset]) -> Dataset:
                 tables[f"{key}_table"], getattr(data, f"{key}_table"), ids, f"{key}_id"
             )
     names = [name for name in ("rating", "timestamp", "weight") if getattr(train, name) is not None]
-    pieces = [(train,), *((other,) if other.history is None else (other.history, other) for other in others)]
+    pieces = [[train], *([other] if other.history in (None, train) else [other.history, other] for other in others)]
+    if not train.events.repeats:
+        pieces = [[data] for piece in pieces for data in piece]
     frames = [pl.concat([_index_frame(data, users, items, names) for data in piece]) for piece in pieces]
     if train.events.repeats:  # equal events of one data set stay apart: each has its number
         frames = [frame.with_columns(pl.int_range(pl.len()).over(frame.columns).alias("again")) for frame in frames]
-    rows = pl.concat(frames).unique(maintain_order=True)
+    rows = frames[0]
+    for frame in frames[1:]:
+        new = frame.join(rows, on=frame.columns, how="anti", nulls_equal=True, maintain_order="left")
+        rows = pl.concat([rows, new])
     rows = rows.sort(["user", *(name for name in names if name == "timestamp")], maintain_order=True)
     columns: dict[str, Any] = {name: rows[name].to_numpy(writable=True) for name in ["user", "item", *names]}
     return replace(train, users=users, items=items, history=None, **tables, **columns)

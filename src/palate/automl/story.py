@@ -166,7 +166,7 @@ def _table(record: Record) -> Table:
 
 def _plot(record: Record) -> bytes:
     """The metric on valid of each candidate by the time when it ended, and the best so far."""
-    figure, axes = panels(1, 1, 8.4, 4.4)
+    figure, axes = panels(1, 8.4, 4.4)
     axis, metric = axes[0], record["metric"]
     better = METRICS[metric.partition("@")[0]].better
     runs = sorted((run for run in record["tried"] if run["value"] is not None), key=lambda run: run["ended"])
@@ -198,4 +198,4 @@ def _plot(record: Record) -> bytes:
     axis.set_ylabel(f"{metric} on valid", fontsize=9)
     axis.set_title(f"What was tried ({better} is better)", fontsize=10, loc="left")
     axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return to_png(figure, axes, 1)
+    return to_png(figure, axes)

@@ -10,6 +10,8 @@ belong to users without any row before it.
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -110,7 +112,8 @@ def run(out: Path, name: str = "movielens-100k", seed: int = 0) -> None:
     pictures = _write(out, report, summary, users)
     files = ["report.html", "report.md", *(["learning.png (loss by epoch)"] if pictures else [])]
     print(f"In {out}: the recommender, {', '.join(files)}.")
-    print(f"Next: {shlex.join(['palate', 'recommend', str(out), '--user', str(rec.data.users.ids[0])])}")
+    program = "palate" if shutil.which("palate") else sys.argv[0]  # after `make demo` it lies in .venv/bin
+    print(f"Next: {shlex.join([program, 'recommend', str(out), '--user', str(rec.data.users.ids[0])])}")
     print(f"The demo took {time.perf_counter() - begin:.0f} s.")
 
 

@@ -195,7 +195,7 @@ def picture(film: Film) -> bytes:
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    figure, axes = panels(NEAREST + 1, len(film.rows), 1.38, 2.3)
+    figure, axes = panels((NEAREST + 1) * len(film.rows), 1.38, 2.3, across=NEAREST + 1)
     for axis in axes:
         axis.set_axis_off()
     _draw(axes[0], film.poster, "new: no user has it" if film.new else "")
@@ -207,7 +207,7 @@ def picture(film: Film) -> bytes:
         _label(line[0], row.kind)
         if not row.films:
             line[0].text(0.05, 0.5, row.empty, transform=line[0].transAxes, fontsize=8.5, color=PALE, in_layout=False)
-    return to_png(figure, axes, len(axes))
+    return to_png(figure, axes)
 
 
 def _label(axis: Any, text: str) -> None:

@@ -35,9 +35,7 @@ def metric_bars(evaluations: Mapping[str, Evaluation], metrics: Sequence[str]) -
         The picture as PNG.
     """
     names = list(evaluations)
-    across = min(len(metrics), 3)
-    down = math.ceil(len(metrics) / across)
-    figure, axes = panels(across, down, 3.4, 0.75 + 0.32 * len(names))
+    figure, axes = panels(len(metrics), 3.4, 0.75 + 0.32 * len(names))
     for axis, metric in zip(axes, metrics, strict=False):
         rows = [(name, evaluations[name].estimates.get(metric)) for name in reversed(names)]
         for place, (_, estimate) in enumerate(rows):
@@ -58,7 +56,7 @@ def metric_bars(evaluations: Mapping[str, Evaluation], metrics: Sequence[str]) -
         axis.set_xlim(left=0)
         axis.xaxis.set_major_locator(_locator(4))
         axis.set_title(_title(metric), fontsize=10, loc="left")
-    return to_png(figure, axes, len(metrics))
+    return to_png(figure, axes)
 
 
 def learning_curves(records: Mapping[str, Sequence[Epoch]]) -> bytes:
@@ -68,7 +66,7 @@ def learning_curves(records: Mapping[str, Sequence[Epoch]]) -> bytes:
         records: Epochs of each model. A model that trains others (a blend) gets a row of panels for each member.
     """
     runs = training_runs(records)
-    figure, axes = panels(2, len(runs), 4.8, 2.6)
+    figure, axes = panels(2 * len(runs), 4.8, 2.6, across=2)
     for row, (name, epochs) in enumerate(runs.items()):
         left, right = axes[2 * row], axes[2 * row + 1]
         _loss_curves(left, name, epochs)
@@ -85,7 +83,7 @@ def learning_curves(records: Mapping[str, Sequence[Epoch]]) -> bytes:
                 axis.axvline(best.epoch, color=INK, linewidth=1, linestyle=":", label=f"chosen: {best.epoch}")
             if axis.get_legend_handles_labels()[0]:
                 axis.legend(fontsize=8, frameon=False)
-    return to_png(figure, axes, 2 * len(runs))
+    return to_png(figure, axes)
 
 
 def training_runs(records: Mapping[str, Sequence[Epoch]]) -> dict[str, list[Epoch]]:
@@ -114,7 +112,7 @@ def _curve(axis: Any, epochs: Sequence[Epoch], values: Sequence[float], colour: 
 
 def concentration(evaluations: Mapping[str, Evaluation]) -> bytes:
     """The share of all recommendations that the most recommended items get, by their share of the catalogue."""
-    figure, axes = panels(1, 1, 6.4, 4.2)
+    figure, axes = panels(1, 6.4, 4.2)
     axis = axes[0]
     first = next(iter(evaluations.values()))
     x, y = _cumulative(first.popularity)
@@ -133,7 +131,7 @@ def concentration(evaluations: Mapping[str, Evaluation]) -> bytes:
     axis.set_ylim(0, 1.02)
     axis.legend(fontsize=8, frameon=False, loc="upper left")
     axis.set_title("How concentrated recommendations are", fontsize=10, loc="left")
-    return to_png(figure, axes, 1)
+    return to_png(figure, axes)
 
 
 def _cumulative(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -146,12 +144,13 @@ def _title(metric: str) -> str:
     return metric + (f" ({better} is better)" if better else "")
 
 
-def panels(across: int, down: int, width: float, height: float) -> tuple[Any, list[Any]]:
-    """A figure and its panels, row by row.
+def panels(count: int, width: float, height: float, across: int | None = None) -> tuple[Any, list[Any]]:
+    """A figure and its panels, row by row; fewer panels in the last row share its whole width.
 
     Args:
-        across, down: Number of panels.
+        count: Number of panels.
         width, height: Size of a panel, in inches.
+        across: Panels in a row. Defaults to 3, or 2 for four panels.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -160,8 +159,13 @@ def panels(across: int, down: int, width: float, height: float) -> tuple[Any, li
         from matplotlib.figure import Figure
     except ImportError as error:
         raise missing_extra("plots need matplotlib", "plots") from error
-    figure = Figure(figsize=(width * across, max(height, 1.3) * down), layout="constrained")
-    return figure, list(figure.subplots(down, across, squeeze=False).flat)
+    across = min(count, across or (2 if count == 4 else 3))
+    rows = [min(across, count - start) for start in range(0, count, across)]
+    columns = math.lcm(across, rows[-1])
+    figure = Figure(figsize=(width * across, max(height, 1.3) * len(rows)), layout="constrained")
+    grid = figure.add_gridspec(len(rows), columns)
+    places = [(row, place, columns // inside) for row, inside in enumerate(rows) for place in range(inside)]
+    return figure, [figure.add_subplot(grid[row, place * wide : (place + 1) * wide]) for row, place, wide in places]
 
 
 def _locator(count: int, integer: bool = False) -> Any:
@@ -170,10 +174,8 @@ def _locator(count: int, integer: bool = False) -> Any:
     return MaxNLocator(count, integer=integer)
 
 
-def to_png(figure: Any, axes: Sequence[Any], used: int) -> bytes:
-    """The figure as a PNG; panels after the first `used` are hidden."""
-    for axis in axes[used:]:
-        axis.set_visible(False)
+def to_png(figure: Any, axes: Sequence[Any]) -> bytes:
+    """The figure as a PNG."""
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8, colors=INK)

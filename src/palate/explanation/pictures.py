@@ -25,7 +25,7 @@ MAX_LABEL = 34
 
 def fidelity_picture(found: Fidelity) -> bytes:
     """Deletion and insertion curves, and the median rank along the deletion; orders without a model are dashed."""
-    figure, axes = panels(3, 1, 4.3, 3.6)
+    figure, axes = panels(3, 4.3, 3.6)
     share = np.linspace(0, 100, PERCENT_PARTS + 1)
     curves = (
         ("without", "most important items removed (lower is better)", "confidence"),
@@ -45,7 +45,7 @@ def fidelity_picture(found: Fidelity) -> bytes:
     axes[2].set_yscale("log")
     axes[2].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes[0].legend(fontsize=8, frameon=False)
-    return to_png(figure, axes, 3)
+    return to_png(figure, axes)
 
 
 def summary_picture(summary: Summary) -> bytes:
@@ -54,9 +54,7 @@ def summary_picture(summary: Summary) -> bytes:
     curves = summary.dependence.partition_by("side", "column", maintain_order=True)
     curves = sorted(curves, key=lambda curve: -float(np.ptp(curve["change"].to_numpy())))[:MAX_CURVES]
     count = bool(history.height) + bool(features.height) + len(curves)
-    across = 2 if count == 4 else min(max(count, 1), 3)
-    down = -(-max(count, 1) // across)
-    figure, axes = panels(across, down, 5.2, 0.9 + 0.27 * max(history.height, features.height, 8))
+    figure, axes = panels(max(count, 1), 5.2, 0.9 + 0.27 * max(history.height, features.height, 8))
     left = iter(axes)
     if history.height:
         axis = next(left)
@@ -75,7 +73,7 @@ def summary_picture(summary: Summary) -> bytes:
         axis.set_xlabel(f"{curve['side'][0]}'s {curve['column'][0]}", fontsize=9)
         axis.set_ylabel("change in mean score", fontsize=9)
         axis.set_title(f"Partial dependence: {curve['column'][0]}", fontsize=10, loc="left")
-    return to_png(figure, axes, count)
+    return to_png(figure, axes)
 
 
 def _bars(axis: Any, names: Sequence[str], values: np.ndarray, colour: str) -> None:

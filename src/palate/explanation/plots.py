@@ -38,7 +38,7 @@ def bars(explanation: Explanation, top: int = 12) -> bytes:
     if rest:
         rows.append((f"{len(rest)} others", sum(c.value for c in rest), sum(c.error**2 for c in rest) ** 0.5))
     rows.append(("residual", explanation.residual, 0.0))
-    figure, axes = panels(1, 1, 7.2, 1.15 + 0.28 * len(rows))
+    figure, axes = panels(1, 7.2, 1.15 + 0.28 * len(rows))
     axis = axes[0]
     reach = max([abs(value) + STANDARD_ERRORS * error for _, value, error in rows] + [1e-12])
     for place, (name, value, error) in enumerate(reversed(rows)):
@@ -73,7 +73,7 @@ def bars(explanation: Explanation, top: int = 12) -> bytes:
         fontsize=10,
         loc="left",
     )
-    return to_png(figure, axes, 1)
+    return to_png(figure, axes)
 
 
 def shaded_html(explanation: Explanation, tokens: Sequence[str], column: str) -> str:
@@ -106,7 +106,7 @@ def shaded(explanation: Explanation, tokens: Sequence[str], column: str) -> byte
         if sum(len(t) + 1 for t, _, _ in lines[-1]) + len(token) > LINE_LENGTH and lines[-1]:
             lines.append([])
         lines[-1].append((token, value, share))
-    figure, axes = panels(1, 1, 7.6, 0.8 + 0.3 * len(lines))
+    figure, axes = panels(1, 7.6, 0.8 + 0.3 * len(lines))
     axis = axes[0]
     for row, line in enumerate(lines):
         place = 0
@@ -124,7 +124,7 @@ def shaded(explanation: Explanation, tokens: Sequence[str], column: str) -> byte
         fontsize=10,
         loc="left",
     )
-    return to_png(figure, axes, 1)
+    return to_png(figure, axes)
 
 
 def heat_map(explanation: Explanation, image: np.ndarray, column: str) -> bytes:
@@ -148,7 +148,7 @@ def heat_map(explanation: Explanation, image: np.ndarray, column: str) -> bytes:
     picture = np.repeat(image, 3, axis=0) if len(image) == 1 else image
     reach = max(float(np.abs(value_HW).max()), 1e-12)
     ratio = image.shape[1] / image.shape[2]
-    figure, axes = panels(2, 1, 3.6, 3.0 * ratio + 0.7)
+    figure, axes = panels(2, 3.6, 3.0 * ratio + 0.7)
     axes[0].imshow(picture.transpose(1, 2, 0))
     axes[0].set_title(cut(explanation.label, 34), fontsize=10, loc="left")
     axes[1].imshow(picture.mean(0), cmap="gray", vmin=-60, vmax=255)
@@ -165,7 +165,7 @@ def heat_map(explanation: Explanation, image: np.ndarray, column: str) -> bytes:
         axis.set_xticks([])
         axis.set_yticks([])
     figure.colorbar(shown, ax=axes[1], shrink=0.8).ax.tick_params(labelsize=7)
-    return to_png(figure, axes, 2)
+    return to_png(figure, axes)
 
 
 def _colour_map() -> Any:

@@ -31,7 +31,7 @@ from palate.data.sources.synthetic import synthetic
 from palate.evaluation.protocols import PROTOCOLS, prepare
 from palate.models import MODELS
 from palate.models.mf.mf import MF
-from palate.recommender.model_factory import uses_training
+from palate.recommender.artifact import uses_training
 from palate.recommender.recommender import Recommender
 from test_artifact import files_no_larger_than
 

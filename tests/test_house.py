@@ -27,7 +27,7 @@ FAMILIES = ("baselines", "neighbours", "linear", "mf", "ncf", "autoencoders", "c
 LAYERS = [
     {"palate"},
     {"palate.errors", "palate.extras"},
-    {"palate.config"},
+    {"palate.config", "palate.device"},
     {"palate.data.cache", "palate.data.ids", "palate.data.ragged"},
     {"palate.data.features"},
     {"palate.data"},

@@ -39,6 +39,8 @@ class Training:
     """Optimizer; all three have a row-sparse form for embedding tables."""
     embeddings: Literal["auto", "dense", "rowwise", "fbgemm"] = "auto"
     """Updates of embedding tables: all rows (dense), rows of the batch (rowwise), or FBGEMM; auto decides by size."""
+    device: str = "cpu"
+    """Where training runs: cpu, cuda, cuda:1, mps, or auto for the accelerator if there is one."""
     matmul: Literal["float32", "bfloat16"] = "float32"
     """Precision of matrix products in training; bfloat16 is faster on CPUs that support it (others use float32)."""
     grad_clip: float = 0.0

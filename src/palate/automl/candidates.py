@@ -16,7 +16,7 @@ from palate.errors import ConfigError, PalateError
 from palate.models import MODELS, GradientModel
 from palate.models.layers import machine_memory
 from palate.models.ncf.ncf import NCF
-from palate.recommender.model_factory import fresh_model
+from palate.recommender.artifact import fresh_model
 from palate.tune.spaces import SPACES
 
 Task = Literal["lists", "ratings"]

@@ -26,7 +26,7 @@ from palate.evaluation.evaluate import evaluate
 from palate.evaluation.metrics import METRICS
 from palate.evaluation.validate import Validator
 from palate.models.base import Model
-from palate.recommender.model_factory import fresh_model
+from palate.recommender.artifact import fresh_model
 from palate.training.train_run import Epoch
 
 RUNGS = (0.1, 0.3, 1.0)

@@ -23,9 +23,8 @@ from palate.evaluation.evaluate import Evaluation, evaluate
 from palate.evaluation.protocols import Prepared
 from palate.models import MODELS
 from palate.models.base import GradientModel, Model
-from palate.recommender.artifact import check_place
+from palate.recommender.artifact import check_place, uses_training
 from palate.recommender.evaluation_file import EVALUATION_TEXT, write_measured
-from palate.recommender.model_factory import uses_training
 from palate.recommender.recommender import Recommender
 from palate.training.callbacks import Progress
 from palate.training.train_run import best_epoch

@@ -18,7 +18,7 @@ from palate.evaluation.protocols import Prepared
 from palate.evaluation.report import Report
 from palate.extras import require
 from palate.models import MODELS
-from palate.recommender.model_factory import uses_training
+from palate.recommender.artifact import uses_training
 from palate.tune import Contest, Trial
 from palate.tune import contest as run_contest
 from palate.tune import tune as run_tune

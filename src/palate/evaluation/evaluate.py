@@ -63,8 +63,7 @@ def evaluate(
     """
     protocol, lists = complete_protocol(protocol or Protocol(), part, metrics, candidates, item_vectors)
     task = build_task(model, part, protocol, lists, item_vectors)
-    users = part.active_users
-    start = time.perf_counter()
+    users, start = part.active_users, time.perf_counter()
     measured = measure(task, users, block)
     seconds = {"predict": time.perf_counter() - start} | ({} if fit_seconds is None else {"fit": fit_seconds})
     if task.k and not len(measured.listed):

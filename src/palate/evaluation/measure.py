@@ -19,6 +19,7 @@ from palate.data.features.encode import encode
 from palate.data.features.schema import FeatureBatch
 from palate.data.queries import Questions
 from palate.data.ragged import Ragged
+from palate.device import CPU, moved, place
 from palate.errors import CannotAnswer, DataError, TrainingError
 from palate.evaluation.metrics import Metric, Weights, parse, user_sums
 from palate.evaluation.protocol import SAMPLED_PER_TARGET, Protocol, sampled_candidates
@@ -261,18 +262,19 @@ def new_items(model: Model, part: Dataset) -> FeatureBatch | None:
 def _measure_lists(task: Task, questions: Questions, which: slice, queries: Queries, found: Measured) -> None:
     """List metrics of a block of questions, by slice of their targets."""
     users, targets = questions.user[which], task.targets(questions, which)
+    device = place(task.model)
     ranked = rank(
         task.model,
-        queries,
+        moved(queries, device),
         task.k,
         exclude_seen=task.protocol.exclude_seen,
-        candidates=_candidates(task, users, queries, targets),
-        targets=targets,
+        candidates=moved(_candidates(task, users, queries, targets), device),
+        targets=moved(targets, device),
         full=any(task.wanted[name][1] is None for name in task.names("targets")),
         count=any(name.startswith("auc") for name in task.names("targets")),
         block=max(len(queries), 1),
     )
-    ranked = replace(ranked, catalogue=task.catalogue)
+    ranked = replace(moved(ranked, CPU), catalogue=task.catalogue)
     for kind, mask in slices(task.part, users[ranked.row.numpy()], targets.values.numpy(), task.model.spec).items():
         of_kind = ranked.only(torch.from_numpy(mask))
         has_target = of_kind.targets.lengths > 0
@@ -286,12 +288,13 @@ def _measure_lists(task: Task, questions: Questions, which: slice, queries: Quer
 def _measure_ratings(task: Task, questions: Questions, which: slice, queries: Queries, found: Measured) -> None:
     """Prediction errors over all rows of a block of questions; new users are -1 in the queries, new items -1 here."""
     users, rows = questions.user[which], questions.targets(which)
-    place, row = rows.values.numpy(), rows.row_of_value
-    item = torch.from_numpy(task.part.item[place].astype(np.int64))
+    which_rows, row = rows.values.numpy(), rows.row_of_value
+    item = torch.from_numpy(task.part.item[which_rows].astype(np.int64))
     known = torch.where(item < task.model.spec.n_items, item, -1)
     assert task.part.rating is not None  # rating metrics are wanted only where there are ratings
-    time = None if task.part.timestamp is None else torch.from_numpy(task.part.timestamp[place])
-    error = predicted_ratings(task.model, queries, known, row, time).double().numpy() - task.part.rating[place]
+    time = None if task.part.timestamp is None else torch.from_numpy(task.part.timestamp[which_rows])
+    asked = moved((queries, known, row, time), place(task.model))
+    error = predicted_ratings(task.model, *asked).cpu().double().numpy() - task.part.rating[which_rows]
     if not np.isfinite(error).all():
         raise TrainingError(
             f"{type(task.model).__name__} predicted NaN or infinite ratings; train it again with a lower lr"
@@ -323,7 +326,7 @@ def predicted_ratings(model: Model, queries: Queries, item_P: Tensor, row_P: Ten
     longest = int(queries.history.lengths.max()) if len(queries) else 0
     found = [
         model.predict(replace(queries.take(row_P[rows]), asked_at=time_P[rows]), item_P[rows])
-        for rows in torch.arange(len(item_P)).split(max(1, MAX_HISTORY_VALUES // max(longest, 1)))  # type: ignore[no-untyped-call]
+        for rows in torch.arange(len(item_P), device=item_P.device).split(max(1, MAX_HISTORY_VALUES // max(longest, 1)))  # type: ignore[no-untyped-call]
     ]
     return torch.cat(found) if found else torch.zeros(0)
 
@@ -366,6 +369,7 @@ def answered_by(model: Model, queries: Queries) -> np.ndarray:
     trained = queries.trained if "history" in model.answers else queries.user >= 0
     by_user = trained.numpy() & ("known_user" in model.answers)
     by_history = (queries.history.lengths > 0).numpy() & ("history" in model.answers)
-    unanswered, within = ~model.answerable(queries).numpy(), model.fallback.has_attributes(queries).numpy()
+    within = model.fallback.has_attributes(moved(queries, place(model))).cpu().numpy()
+    unanswered = ~model.answerable(queries).numpy()
     found = [WITHIN, POPULARITY, KNOWN_USER, HISTORY]
     return np.select([unanswered & within, unanswered, by_user, by_history], found, CONTENT)

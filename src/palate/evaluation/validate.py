@@ -12,6 +12,7 @@ import torch
 from palate.config import CompleteTraining
 from palate.data.dataset import Dataset, Spec
 from palate.data.ids import IdMap
+from palate.device import moved, place
 from palate.errors import CannotAnswer, ConfigError, DataError
 from palate.evaluation.measure import Task, measure, new_items, trained_items
 from palate.evaluation.metrics import parse, user_sums
@@ -121,7 +122,7 @@ class Validator:
     def _value(self, model: Model) -> float:
         assert self._metric is not None
         model = model if self._new is None else model.with_items(self._new)
-        catalogue = Catalogue(model.fallback.popularity.double(), model.spec.n_users)
+        catalogue = Catalogue(model.fallback.popularity.cpu().double(), model.spec.n_users)
         task = Task(model=model, part=self.part, wanted=self._wanted, protocol=self._protocol, catalogue=catalogue)
         measured = measure(task, self.users)
         part, weight = user_sums(measured.values["all", self.metric], measured.weights("all"), self._metric)
@@ -135,7 +136,7 @@ class Validator:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             for batch in model.batches(context, torch.Generator().manual_seed(self.seed), LOSS_BATCH_SIZE):
-                loss = model.loss(batch, context)
+                loss = model.loss(moved(batch, place(model)), context)
                 total += float(loss.shown if isinstance(loss, Loss) else loss) * len(batch)
                 count += len(batch)
         return total / max(count, 1)
@@ -151,7 +152,7 @@ class Validator:
             of_model, before, context = self._loss_context
             if of_model is model and all(map(torch.equal, before, learned)):
                 return context
-        context = model.fit_context(self._known, CompleteTraining())
+        context = moved(model.fit_context(self._known, CompleteTraining()), place(model))
         self._loss_context = (model, [buffer.clone() for buffer in learned], context)
         return context
 

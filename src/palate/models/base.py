@@ -20,6 +20,7 @@ from palate.config import CompleteTraining, Training
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.features.schema import FeatureBatch
 from palate.data.queries import FEATURES
+from palate.device import on_device
 from palate.errors import CannotAnswer
 from palate.models.buffers import resize_buffers
 from palate.models.fallback import Fallback
@@ -298,8 +299,9 @@ class GradientModel(Model):
     def _train(self, context: Any, job: TrainRun) -> list[Epoch]:
         """Run the training loop from the weights as they are."""
         torch.manual_seed(Seeds.of(job.training.seed).noise)
-        records = run(self, context, job)
-        self.refresh(context)
+        with on_device(self, context, job.training.device) as there:
+            records = run(self, there, job)
+            self.refresh(there)
         return records
 
     def init_from_data(self, data: Dataset) -> None:

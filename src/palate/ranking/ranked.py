@@ -214,7 +214,7 @@ def target_ranks(
         widest = int(targets.lengths.max()) if len(targets.values) else 0
         ascending_BN = scores_BN.sort(1).values
         padded = Ragged(score_T, targets.offsets).padded(widest, 0)
-        filled = torch.arange(widest) < targets.lengths[:, None]
+        filled = torch.arange(widest, device=item.device) < targets.lengths[:, None]
         above = torch.searchsorted(ascending_BN, padded, right=True)[filled]
         greater, ties = scores_BN.shape[1] - above, above - torch.searchsorted(ascending_BN, padded)[filled] - 1
     else:

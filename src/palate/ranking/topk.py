@@ -59,7 +59,7 @@ def rank(
         allowed = candidates.rows(start, stop) if isinstance(candidates, Ragged) else candidates
         scores_BN = _masked_scores(model, queries.block(start, stop), exclude_seen, allowed, memory)
         pieces.append(best(scores_BN, k, targets.rows(start, stop), full, count))
-    pieces = pieces or [best(torch.zeros(0, model.spec.n_items), k, targets, full, count)]
+    pieces = pieces or [best(memory[:0], k, targets, full, count)]
     items, scores, n_candidates, greater, ties = (torch.cat(part) for part in zip(*pieces, strict=True))
     return Ranked(items, scores, n_candidates, targets, greater, ties, full)
 

@@ -25,7 +25,6 @@ from palate.recommender import artifact, bulk_lists, id_translation, vectors
 from palate.recommender.cold_start import with_new_items
 from palate.recommender.item_similarity import similar_to
 from palate.recommender.list_reasons import list_reasons
-from palate.recommender.model_factory import fresh_model
 from palate.recommender.predictions import predict_pairs
 from palate.recommender.update import refitted, updated
 from palate.training.train_run import Epoch
@@ -63,7 +62,7 @@ class Recommender(artifact.Artifact):
             TrainingError: The loss is no longer finite, or diverged.
             ArtifactError: The checkpoint belongs to another run, or cannot be written.
         """
-        name, fitted = fresh_model(model, config, data)
+        name, fitted = artifact.fresh_model(model, config, data)
         settings = training if isinstance(training, Training) else from_dict(Training, dict(training or {}))
         settings = (settings if seed is None else replace(settings, seed=seed)).filled(fitted.default_training)
         validate = None if valid is None else Validator(align(valid, data), fitted, settings.monitor)

@@ -30,7 +30,7 @@ class FusedAdagrad:
         eps: Added to the root of the accumulator.
 
     Raises:
-        ConfigError: The optimizer is not adagrad, the one rule it is used for.
+        ConfigError: The optimizer is not adagrad, the one rule it is used for, or the weight is not on the CPU.
         MissingExtra: FBGEMM is not installed, or does not fit the installed torch.
     """
 
@@ -39,6 +39,11 @@ class FusedAdagrad:
             raise ConfigError(
                 f"embeddings = 'fbgemm' goes with optimizer = 'adagrad', not {config.optimizer!r}: "
                 "name that optimizer, or embeddings = 'rowwise'"
+            )
+        if weight.device.type != "cpu":
+            raise ConfigError(
+                f"embeddings = 'fbgemm' runs on the CPU only, and device is {str(weight.device)!r}: name device = "
+                "'cpu', or embeddings = 'rowwise'"
             )
         rows, width = weight.shape
         self._kernel = require_fbgemm()

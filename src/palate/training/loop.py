@@ -10,8 +10,8 @@ import time
 from contextlib import nullcontext
 from typing import Any
 
+from palate.device import bfloat16_matmul, moved, place
 from palate.errors import TrainingError
-from palate.training.device import bfloat16_matmul
 from palate.training.optimizers import Optimizer
 from palate.training.train_run import Epoch, FitContext, Loss, State, TrainRun, check_divergence, resume, save
 
@@ -22,7 +22,7 @@ def run(model: Any, context: Any, job: TrainRun) -> list[Epoch]:
     """Train a model; it ends with its best weights.
 
     Args:
-        model: A `Trainable` `torch.nn.Module` on the CPU.
+        model: A `Trainable` `torch.nn.Module`; batches are moved to its device.
         context: Handed to `model.batches` and `model.loss`; `context.data` are the rows to learn from.
         job: Settings, randomness and callbacks.
 
@@ -56,13 +56,14 @@ def run(model: Any, context: Any, job: TrainRun) -> list[Epoch]:
 def _epoch(model: Any, optimizer: Optimizer, context: Any, job: TrainRun, state: State) -> None:
     """The rest of one epoch, from `state.step` on."""
     model.train()
-    before, saved = state.seconds, time.perf_counter()
-    start = saved
+    before, device, start = state.seconds, place(model), time.perf_counter()
+    saved = start
     total = state.records[-1].samples if state.records else len(context.data)
     for step, batch in enumerate(model.batches(context, job.rng, job.settings.batch_size)):
         if step < state.step:  # Resumed within the epoch: draw what was drawn, train only what is left.
             continue
         optimizer.zero_grad()
+        batch = moved(batch, device)
         loss = model.loss(batch, context)
         objective, shown = loss if isinstance(loss, Loss) else (loss, loss)
         value = shown.item()
@@ -91,8 +92,7 @@ def _judge(model: Any, context: Any, job: TrainRun, state: State) -> Epoch:
     if job.validate is not None:
         model.refresh(context)
         valid = job.validate(model)
-        sign = 1 if job.validate.higher_is_better else -1
-        value = valid[job.validate.metric]
+        value, sign = valid[job.validate.metric], 1 if job.validate.higher_is_better else -1
         # A metric that is not a number is never better, and anything is better than it.
         best = not math.isnan(value) and not sign * value <= sign * state.best_value
         if best:

@@ -279,9 +279,10 @@ def resume(model: Any, optimizer: Optimizer, data: Any, job: TrainRun) -> State:
 
 
 def _identity(model: Any, data: Any, job: TrainRun) -> dict[str, Any]:
-    """What must be equal for a resume to make sense; `epochs` may grow."""
+    """What must be equal for a resume to make sense; `epochs` may grow, and `device` be another one."""
     settings = to_dict(job.training)
-    del settings["epochs"]
+    for name in ("epochs", "device"):
+        del settings[name]
     run = {"model": type(model).__name__, "training settings": settings, "rows": len(data)}
     run["data"] = getattr(data, "fingerprint", None)
     run["config"] = to_dict(model.config) if hasattr(model, "config") else None
@@ -325,7 +326,7 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     seen: set[int] = set()
     apart = {}
     for name, tensor in tensors.items():
-        tensor = tensor.detach().contiguous()
+        tensor = tensor.detach().cpu().contiguous()
         memory = tensor.untyped_storage().data_ptr()
         apart[name] = tensor.clone() if memory in seen else tensor
         seen.add(memory)

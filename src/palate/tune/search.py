@@ -24,7 +24,7 @@ from palate.evaluation.metrics import MetricLike, metric_names
 from palate.evaluation.validate import Validator
 from palate.models import MODELS
 from palate.models.base import Model
-from palate.recommender.model_factory import fresh_model, uses_training
+from palate.recommender.artifact import fresh_model, uses_training
 from palate.training.fbgemm import require_fbgemm
 from palate.training.loop import Epoch
 from palate.tune.locks import POLL, locked, write_whole

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from palate.data.features.infer import Kind
 from palate.data.ragged import Ragged
+from palate.device import moved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +97,9 @@ class FeatureBatch:
         return len(self.numbers)
 
     def take(self, rows: Tensor) -> FeatureBatch:
-        """The given rows, in the given order."""
-        return FeatureBatch(
+        """The given rows, in the given order, on the device of `rows`."""
+        device, rows = rows.device, rows.to(self.numbers.device)
+        taken = FeatureBatch(
             numbers=self.numbers[rows],
             known=self.known[rows],
             categories=self.categories[rows],
@@ -106,6 +108,7 @@ class FeatureBatch:
             images={name: Images(images.pixels, images.row[rows]) for name, images in self.images.items()},
             vectors={name: vector[rows] for name, vector in self.vectors.items()},
         )
+        return moved(taken, device)
 
     def without(self, rows: Tensor) -> FeatureBatch:
         """The same rows, with all features of the rows in a mask (bool `[N]`) unknown."""

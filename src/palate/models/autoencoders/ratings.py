@@ -123,7 +123,8 @@ def centered_rows(data: Dataset, center: Bias, by: Literal["user", "item"]) -> R
     """All ratings of a data set, centred, as a row for each user or for each item."""
     assert data.rating is not None  # `needs` holds rating
     user, item = (torch.from_numpy(column.astype(np.int64)) for column in (data.user, data.item))
-    value = torch.from_numpy(np.array(data.rating)) - center.mean - center.user_bias[user] - center.item_bias[item]
+    mean, user_bias, item_bias = (each.cpu() for each in (center.mean, center.user_bias, center.item_bias))
+    value = torch.from_numpy(np.array(data.rating)) - mean - user_bias[user] - item_bias[item]
     weight = None if data.weight is None else torch.from_numpy(np.array(data.weight))
     if by == "user":
         return RatingRows(data.histories, value, weight)

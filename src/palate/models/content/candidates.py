@@ -202,7 +202,7 @@ def candidate_loss(score_UP: Tensor, batch: CandidateBatch) -> Tensor:
         batch: The step.
     """
     known = batch.history.row_of_value, batch.history.values
-    rival_UP = (score_UP - batch.log_q).index_put(known, score_UP.new_tensor(-torch.inf))
+    rival_UP = (score_UP - batch.log_q).index_put(known, score_UP.new_full((), -torch.inf))
     log_likelihood_UP = score_UP - torch.logsumexp(rival_UP, 1, keepdim=True)
     row_T = batch.target.row_of_value
     weight_T = torch.exp(-batch.log_q[batch.target.values])

@@ -57,7 +57,7 @@ class Packed:
     def groups(self) -> list[tuple[slice, Packed]]:
         """The events of every `ROWS_PER_GROUP` histories, and where they stand: histories of like length pad little."""
         bounds = [*range(0, len(self.lengths), ROWS_PER_GROUP), len(self.lengths)]
-        ends = self.offsets[bounds].tolist()
+        ends = self.offsets[torch.tensor(bounds)].tolist()
         return [
             (slice(*ends[place : place + 2]), Packed(self.offsets[first : last + 1] - self.offsets[first]))
             for place, (first, last) in enumerate(pairwise(bounds))

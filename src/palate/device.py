@@ -1,0 +1,100 @@
+"""Devices: where training runs, how data gets there, and how a device rounds the factors of matrix products.
+
+A model lives on the CPU and visits another device to be trained. Batches are drawn on the CPU, so that a seed gives the
+same batches on every device, and are moved whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from palate.errors import ConfigError
+
+T = TypeVar("T")
+CPU = torch.device("cpu")
+_MATMUL: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # set by PyTorch at run time
+
+
+def device_of(name: str) -> torch.device:
+    """The device that a name stands for.
+
+    Args:
+        name: cpu, cuda, cuda:1, mps or another of PyTorch's devices; auto is the accelerator if there is one, else cpu.
+
+    Raises:
+        ConfigError: There is no such device on this machine.
+    """
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name == "auto":
+        return accelerator or CPU
+    there = [str(CPU), *([] if accelerator is None else [accelerator.type])]
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device = {name!r} is no device of this machine; it has {', '.join(there)}") from error
+    return device
+
+
+def moved(value: T, device: torch.device) -> T:
+    """A value with all of its tensors on a device: a tensor, a dataclass, tuple, list or dict; others stay as they are.
+
+    What holds no tensor on another device is returned itself, not as a copy.
+    """
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)  # type: ignore[return-value]
+    if is_dataclass(value) and not isinstance(value, type):
+        new = {field.name: moved(getattr(value, field.name), device) for field in fields(value) if field.init}
+        new = {name: each for name, each in new.items() if each is not getattr(value, name)}
+        return replace(value, **new) if new else value
+    if isinstance(value, tuple | list):
+        parts = [moved(part, device) for part in value]
+        if all(new is old for new, old in zip(parts, value, strict=True)):
+            return value
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, dict):
+        table = {key: moved(part, device) for key, part in value.items()}
+        return value if all(table[key] is value[key] for key in value) else table  # type: ignore[return-value]
+    return value
+
+
+@contextmanager
+def on_device(model: nn.Module, context: T, name: str) -> Iterator[T]:
+    """A model on a device while the block runs, and afterwards on the CPU again.
+
+    Args:
+        model: The model.
+        context: Its fit context; the block gets it with its tensors on the device.
+        name: As in `device_of`.
+    """
+    device = device_of(name)
+    model.to(device)
+    try:
+        yield moved(context, device)
+    finally:
+        model.to(CPU)
+
+
+def place(module: nn.Module) -> torch.device:
+    """The device of a module: that of its first parameter or buffer, or the CPU."""
+    return next((tensor.device for tensor in (*module.parameters(), *module.buffers())), CPU)
+
+
+@contextmanager
+def bfloat16_matmul() -> Iterator[None]:
+    """Round the factors of float32 matrix products to bfloat16 while the block runs; sums and results stay float32.
+
+    It has an effect on CPUs with such products (AVX-512 BF16, AMX) and none on others. The setting is the process's.
+    """
+    before = _MATMUL.fp32_precision
+    try:
+        _MATMUL.fp32_precision = "bf16"
+        yield
+    finally:
+        _MATMUL.fp32_precision = before

@@ -17,6 +17,10 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 _setup_privateuseone_for_python_backend("pretend")
 PRETEND = torch.device("pretend:0")
+# What `torch.random.fork_rng()` asks of every device: nothing is drawn on this one.
+_backend: Any = torch.pretend  # type: ignore[attr-defined]  # the registration makes it
+_backend.get_rng_state = lambda device=None: torch.get_rng_state()
+_backend.set_rng_state = lambda state, device=None: None
 INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index")
 """Operations whose indices may lie on the CPU."""
 VALUES = ("_local_scalar_dense", "is_same_size", "equal")

@@ -366,7 +366,10 @@ WRONG = [
     ("recommend RUN --user 0001 -k 0", "-k 0 is out of range"),
     ("similar RUN --item nothing", "unknown item 'nothing'"),
     ("evaluate RUN --metric ndgc@10", "did you mean 'ndcg'"),
-    ("evaluate RUN synthetic-1000 --candidates new", "--candidates describe the held-out part; leave out DATA"),
+    (
+        "evaluate RUN synthetic-1000 --candidates new",
+        "leave out --candidates, or DATA: only the held-out part has that",
+    ),
     ("evaluate RUN --rating sterne", "--rating describe DATA; name it: palate evaluate"),
     ("evaluate RUN --given lists.csv", "--given goes with the test part of a run under the protocol ncf"),
     ("data fetch movielens-100", "did you mean 'movielens-100k'"),

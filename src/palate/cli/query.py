@@ -59,7 +59,7 @@ def evaluate(
         raise ConfigError("--save keeps the results on the test part of RUN; leave out DATA and --part, or --save")
     recommender = Recommender.load(run)
     if data is not None:
-        _refuse("describe the held-out part; leave out DATA, or them", part=part, candidates=candidates, given=given)
+        _refuse(", or DATA: only the held-out part has that", part=part, candidates=candidates, given=given)
         other = align(dataset(data, reading, SideTables()), recommender.data)
         for note in training_rows_note(other, recommender.data):
             print(visible(note))
@@ -69,7 +69,7 @@ def evaluate(
         raise ConfigError(f"{', '.join(flags)} describe DATA; name it: {suggested('evaluate', run)} DATA")
     part = part or "test"
     if part == "test" and (run / EVALUATION_TEXT).is_file():
-        why = "cannot be used: the test part was measured before the run was trained anew on all rows; leave out"
+        why = ": the test part was measured before the run was trained anew on all rows"
         _refuse(why, metric=metric, candidates=candidates, given=given, save=save or None)
         print("measured before the run was trained anew on all rows\n")
         print((run / EVALUATION_TEXT).read_text(encoding="utf-8"), end="")
@@ -229,7 +229,7 @@ def similar(
 def _refuse(why: str, **options: object) -> None:
     given = [f"--{name}" for name, value in options.items() if value is not None]
     if given:
-        raise ConfigError(f"{', '.join(given)} {why}")
+        raise ConfigError(f"leave out {', '.join(given)}{why}")
 
 
 def _conditions(run: Path, part: str, held_out: Dataset, candidates: Any, given: str | None) -> tuple[Protocol, Any]:

@@ -368,7 +368,7 @@ WRONG = [
     ("evaluate RUN --metric ndgc@10", "did you mean 'ndcg'"),
     (
         "evaluate RUN synthetic-1000 --candidates new",
-        "leave out --candidates, or DATA: only the held-out part has that",
+        "leave out --candidates, or DATA: it applies to the held-out part only",
     ),
     ("evaluate RUN --rating sterne", "--rating describe DATA; name it: palate evaluate"),
     ("evaluate RUN --given lists.csv", "--given goes with the test part of a run under the protocol ncf"),

@@ -127,6 +127,8 @@ def dataset(data: str, reading: Reading, side_tables: SideTables) -> Dataset:
     Raises:
         ConfigError: The name is close to a known data set but is not one; or tables are described for a known data set.
     """
+    from palate.data.dataset import Dataset
+
     if data in SOURCES or data.startswith("synthetic-"):
         names = ("items", "users", "items_id", "users_id", "title")
         described = [f"--{name.replace('_', '-')}" for name in names if getattr(side_tables, name) is not None]
@@ -137,8 +139,6 @@ def dataset(data: str, reading: Reading, side_tables: SideTables) -> Dataset:
     else:
         _check_name(data, reading.connection)
         tables = _read(data, reading, side_tables)
-    from palate.data.dataset import Dataset
-
     limits: dict[str, Any] = {name: getattr(side_tables, name) for name in ("min_rating", "min_user", "min_item")}
     kept = filter_interactions(tables.interactions, **limits)
     return Dataset.from_frame(

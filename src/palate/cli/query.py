@@ -59,7 +59,7 @@ def evaluate(
         raise ConfigError("--save keeps the results on the test part of RUN; leave out DATA and --part, or --save")
     recommender = Recommender.load(run)
     if data is not None:
-        _refuse(", or DATA: only the held-out part has that", part=part, candidates=candidates, given=given)
+        _refuse(", or DATA: it applies to the held-out part only", part=part, candidates=candidates, given=given)
         other = align(dataset(data, reading, SideTables()), recommender.data)
         for note in training_rows_note(other, recommender.data):
             print(visible(note))

@@ -109,12 +109,12 @@ class Queries:
     def block(self, start: int, stop: int) -> Queries:
         """The queries `start` to `stop - 1`, without copying the histories."""
         values, rows = slice(int(self.history.offsets[start]), int(self.history.offsets[stop])), slice(start, stop)
-        places = torch.arange(start, stop, device=self.user.device)
+        features = self.features
         return Queries(
             self.user[rows],
             self.history.rows(start, stop),
             ratings=None if self.ratings is None else self.ratings[values],
-            features=None if self.features is None else self.features.take(places),
+            features=None if features is None else features.take(torch.arange(start, stop, device=self.user.device)),
             times=None if self.times is None else self.times[values],
             asked_at=None if self.asked_at is None else self.asked_at[rows],
             fresh=None if self.fresh is None else self.fresh[rows],

@@ -186,7 +186,7 @@ def measure(task: Task, users: np.ndarray, block: int | None = None) -> Measured
     whole = Measured(users=len(users))
     lists = []
     for which in questions.blocks(block or block_rows(task.model.spec.n_items)):
-        queries = questions.queries(which, task.model.spec)
+        queries = moved(questions.queries(which, task.model.spec), place(task.model))
         route = answered_by(task.model, queries)
         found = Measured(routes=np.array([int((route == name).sum()) for name in ROUTES]))
         if task.k:
@@ -265,7 +265,7 @@ def _measure_lists(task: Task, questions: Questions, which: slice, queries: Quer
     device = place(task.model)
     ranked = rank(
         task.model,
-        moved(queries, device),
+        queries,
         task.k,
         exclude_seen=task.protocol.exclude_seen,
         candidates=moved(_candidates(task, users, queries, targets), device),
@@ -293,8 +293,8 @@ def _measure_ratings(task: Task, questions: Questions, which: slice, queries: Qu
     known = torch.where(item < task.model.spec.n_items, item, -1)
     assert task.part.rating is not None  # rating metrics are wanted only where there are ratings
     time = None if task.part.timestamp is None else torch.from_numpy(task.part.timestamp[which_rows])
-    asked = moved((queries, known, row, time), place(task.model))
-    error = predicted_ratings(task.model, *asked).cpu().double().numpy() - task.part.rating[which_rows]
+    pairs = moved((known, row, time), place(task.model))
+    error = predicted_ratings(task.model, queries, *pairs).cpu().double().numpy() - task.part.rating[which_rows]
     if not np.isfinite(error).all():
         raise TrainingError(
             f"{type(task.model).__name__} predicted NaN or infinite ratings; train it again with a lower lr"
@@ -346,7 +346,7 @@ def _candidates(task: Task, users: np.ndarray, queries: Queries, targets: Ragged
         return torch.arange(n_trained, task.part.n_items)
     if task.protocol.candidates == "uni99":
         n_items = task.model.spec.n_items
-        known = join(queries.history, targets.keep(targets.values < n_items))
+        known = join(moved(queries.history, CPU), targets.keep(targets.values < n_items))
         count = SAMPLED_PER_TARGET * targets.lengths
         others = sampled_candidates(user_B, known, count, n_items, task.protocol.seed)
         return join(others, targets)
@@ -367,9 +367,9 @@ def routes(task: Task, measured: Measured) -> dict[str, float]:
 def answered_by(model: Model, queries: Queries) -> np.ndarray:
     """The route (one of `ROUTES`) that answers each query, text `[B]`."""
     trained = queries.trained if "history" in model.answers else queries.user >= 0
-    by_user = trained.numpy() & ("known_user" in model.answers)
-    by_history = (queries.history.lengths > 0).numpy() & ("history" in model.answers)
-    within = model.fallback.has_attributes(moved(queries, place(model))).cpu().numpy()
-    unanswered = ~model.answerable(queries).numpy()
+    by_user = trained.cpu().numpy() & ("known_user" in model.answers)
+    by_history = (queries.history.lengths > 0).cpu().numpy() & ("history" in model.answers)
+    within = model.fallback.has_attributes(queries).cpu().numpy()
+    unanswered = ~model.answerable(queries).cpu().numpy()
     found = [WITHIN, POPULARITY, KNOWN_USER, HISTORY]
     return np.select([unanswered & within, unanswered, by_user, by_history], found, CONTENT)

@@ -82,7 +82,7 @@ class Validator:
                 "monitor = 'loss' needs rows of the validation part, with weights above 0, whose users and items are "
                 "in the training part; use monitor = 'auto'"
             )
-        self._loss_context: tuple[Model, list[torch.Tensor], Any] | None = None
+        self._loss_context: tuple[Model, torch.device, list[torch.Tensor], Any] | None = None
         self._new = new_items(model, part)
         all_new = bool((part.item >= trained_items(model.spec)).all())
         self._protocol = Protocol(candidates="new" if all_new and self._new is not None else "full")
@@ -142,18 +142,18 @@ class Validator:
         return total / max(count, 1)
 
     def _fit_context(self, model: GradientModel) -> Any:
-        """The context of the loss, built once a fit: anew for another model, and for a model fitted to other data.
+        """The context of the loss, built once a fit: anew for another model, device, or model fitted to other data.
 
         A context may hold what the model has learned of its training data before the first epoch. The fallback is
         computed from these data alone, and so tells one fit from another.
         """
         learned = [buffer.cpu() for buffer in model.fallback.buffers()]
         if self._loss_context is not None:
-            of_model, before, context = self._loss_context
-            if of_model is model and all(map(torch.equal, before, learned)):
+            of_model, device, before, context = self._loss_context
+            if of_model is model and device == place(model) and all(map(torch.equal, before, learned)):
                 return context
         context = moved(model.fit_context(self._known, CompleteTraining()), place(model))
-        self._loss_context = (model, [buffer.clone() for buffer in learned], context)
+        self._loss_context = (model, place(model), [buffer.clone() for buffer in learned], context)
         return context
 
     def for_member(self, model: Model) -> Validator | None:

@@ -100,7 +100,7 @@ class Guard:
                 extra = [(b"x-request-id", request_id.encode()), *_FIXED]
                 message["headers"] = [*message["headers"], *extra, *([] if b"cache-control" in own else [_NO_STORE])]
             elif not message.get("more_body", False):
-                record()  # Before the last bytes: who has the answer finds it counted.
+                record()  # Before the end of the answer is sent: a client that has it finds it counted.
             await send(message)
 
         try:

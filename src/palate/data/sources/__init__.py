@@ -108,12 +108,7 @@ def load_tables(name: str, path: str | Path | None = None) -> Tables:
     """Load the tables of a named data set.
 
     Args:
-        name: A key of `SOURCES`, or "synthetic-" and a number of interactions: synthetic-5000, synthetic-1e6.
-        path: The zip file or folder of the data set, read instead of a download.
-
-    Raises:
-        ConfigError: The name is unknown, or the data set takes no path.
-        SourceError: The data set cannot be downloaded, or the files at `path` are not those of the data set.
+        name, path: As in `palate.load_dataset`, which also lists the errors.
     """
     if size := re.fullmatch(r"synthetic(?:-(\d+(?:e\d+)?))?", name):
         if path is not None:

@@ -96,5 +96,5 @@ class Member:
         return [mark(record) for record in records]
 
     def settings(self, job: TrainRun) -> Training:
-        """The member's training settings in a run: its own, or those of the run; always the run's seed."""
-        return replace(self.training or job.training, seed=job.training.seed)
+        """The member's training settings in a run: its own, or those of the run; always the run's seed and device."""
+        return replace(self.training or job.training, seed=job.training.seed, device=job.training.device)

@@ -67,18 +67,16 @@ class PairOutputs(torch.autograd.Function):
         ctx.widths = [user_PH.shape[1], *map(len, weights)]
         ctx.taken = memory.take(index_PN.numel(), [gmf, gmf, *ctx.widths * 2], user_PG)
         item_RG, product_RG, *hidden = ctx.taken[: 2 + len(ctx.widths)]
-        pairs, output_RK = index_PN.view(-1), user_PG.new_zeros(0)
+        pairs = index_PN.view(-1)
         if gmf:
             torch.index_select(item_IG, 0, pairs, out=item_RG)
             torch.mul(_by_user(item_RG, index_PN), user_PG.unsqueeze(1), out=_by_user(product_RG, index_PN))
-            output_RK = product_RG @ head_KW[:, :gmf].T
         if ctx.widths[0]:
             torch.index_select(item_IH, 0, pairs, out=hidden[0])
             _by_user(hidden[0], index_PN).add_(user_PH.unsqueeze(1)).relu_()
             for below, here, weight, bias in zip(hidden, hidden[1:], weights, biases, strict=False):
                 torch.addmm(bias, below, weight.T, out=here).relu_()
-            last_HK = head_KW[:, gmf:].T
-            output_RK = output_RK.addmm_(hidden[-1], last_HK) if gmf else hidden[-1] @ last_HK
+        output_RK: Tensor = (product_RG @ head_KW[:, :gmf].T).addmm_(hidden[-1], head_KW[:, gmf:].T)
         return output_RK.view(*index_PN.shape, -1)
 
     @staticmethod
@@ -88,7 +86,7 @@ class PairOutputs(torch.autograd.Function):
         gradient_RK, gmf, depths = gradient_PNK.flatten(0, 1).contiguous(), user_PG.shape[1], len(ctx.widths)
         item_RG, product_RG, *hidden = ctx.taken[: 2 + depths]
         spare, to_layers, to_inputs = ctx.taken[2 + depths :], list[Tensor](), list[Tensor | None]([None] * 4)
-        to_head = torch.cat([gradient_RK.T @ below for below in (product_RG, hidden[-1]) if below.shape[1]], 1)
+        to_head = torch.cat([gradient_RK.T @ product_RG, gradient_RK.T @ hidden[-1]], 1)
         if gmf:
             _outer(gradient_RK, head_KW[:, :gmf], product_RG)
             to_inputs[0] = _by_user(item_RG.mul_(product_RG), index_PN).sum(1)

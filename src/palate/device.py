@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 _MATMUL: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # set by PyTorch at run time
 
 
-def device_of(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """The device that a name stands for.
 
     Args:
@@ -42,7 +42,7 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def moved(value: T, device: torch.device) -> T:
+def to_device(value: T, device: torch.device) -> T:
     """A value with all of its tensors on a device: a tensor, a dataclass, tuple, list or dict; others stay as they are.
 
     What holds no tensor on another device is returned itself, not as a copy.
@@ -50,16 +50,16 @@ def moved(value: T, device: torch.device) -> T:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)  # type: ignore[return-value]
     if is_dataclass(value) and not isinstance(value, type):
-        new = {field.name: moved(getattr(value, field.name), device) for field in fields(value) if field.init}
+        new = {field.name: to_device(getattr(value, field.name), device) for field in fields(value) if field.init}
         new = {name: each for name, each in new.items() if each is not getattr(value, name)}
         return replace(value, **new) if new else value
     if isinstance(value, tuple | list):
-        parts = [moved(part, device) for part in value]
+        parts = [to_device(part, device) for part in value]
         if all(new is old for new, old in zip(parts, value, strict=True)):
             return value
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     if isinstance(value, dict):
-        table = {key: moved(part, device) for key, part in value.items()}
+        table = {key: to_device(part, device) for key, part in value.items()}
         return value if all(table[key] is value[key] for key in value) else table  # type: ignore[return-value]
     return value
 
@@ -71,17 +71,17 @@ def on_device(model: nn.Module, context: T, name: str) -> Iterator[T]:
     Args:
         model: The model.
         context: Its fit context; the block gets it with its tensors on the device.
-        name: As in `device_of`.
+        name: As in `resolve_device`.
     """
-    device = device_of(name)
+    device = resolve_device(name)
     model.to(device)
     try:
-        yield moved(context, device)
+        yield to_device(context, device)
     finally:
         model.to(CPU)
 
 
-def place(module: nn.Module) -> torch.device:
+def module_device(module: nn.Module) -> torch.device:
     """The device of a module: that of its first parameter or buffer, or the CPU."""
     return next((tensor.device for tensor in (*module.parameters(), *module.buffers())), CPU)
 

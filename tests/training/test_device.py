@@ -15,11 +15,12 @@ from torch import Tensor
 
 from palate.config import Training
 from palate.data.ragged import Ragged
-from palate.device import moved, place
+from palate.device import module_device, to_device
 from palate.errors import ConfigError
 from palate.evaluation.validate import Validator
 from palate.models import MODELS
 from palate.models.base import GradientModel
+from palate.recommender.recommender import Recommender
 from palate.testing.case import planted
 from pictures import pictured
 from pretend_device import PRETEND, Pretended, Pretending
@@ -42,7 +43,7 @@ def test_a_model_trains_there_as_on_the_cpu(name: str) -> None:
     here, wanted = trained(name, "cpu")
     with Pretending():
         there, found = trained(name, str(PRETEND))
-    assert place(there) == torch.device("cpu")
+    assert module_device(there) == torch.device("cpu")
     assert found[0] == pytest.approx(wanted[0], rel=1e-4, abs=1e-5)
     weights = here.state_dict()
     for key, value in there.state_dict().items():
@@ -73,6 +74,23 @@ def test_a_device_that_is_not_there_is_refused() -> None:
             MODELS["mf"](MODELS["mf"].Config(), data.spec).fit(data, Training(device=name))
 
 
+def test_the_device_of_a_run_reaches_the_members_of_a_blend() -> None:
+    data = planted().train
+    members = [{"model": "mf", "training": {"epochs": 1}}, "popularity"]
+    with pytest.raises(ConfigError, match="device = 'cuda:99'"):
+        Recommender.train(data, "blend", {"members": members}, Training(device="cuda:99"), planted().test)
+
+
+def test_a_validator_follows_its_model_to_another_device() -> None:
+    data, kind = planted().train, MODELS["multvae"]
+    model = kind(kind.Config(), data.spec)
+    validator = Validator(planted().test, model, max_users=20)
+    for device in (str(PRETEND), "cpu"):
+        with Pretending():
+            [record] = model.fit(data, Training(epochs=1, embeddings="dense", device=device), validator)
+        assert record.valid["loss"] > 0
+
+
 def test_fbgemm_stays_on_the_cpu() -> None:
     data = planted().train
     training = Training(device=str(PRETEND), embeddings="fbgemm", optimizer="adagrad")
@@ -86,14 +104,14 @@ def test_only_what_must_move_is_copied() -> None:
         other: Any
 
     here = Pair(torch.ones(2), [Ragged.of([[1], [2, 3]]), {"three": torch.zeros(1)}, "text", None])
-    assert moved(here, torch.device("cpu")) is here
+    assert to_device(here, torch.device("cpu")) is here
     with Pretending():
-        there = moved(here, PRETEND)
+        there = to_device(here, PRETEND)
         assert isinstance(there.one, Pretended)
         assert isinstance(there.other[0].values, Pretended)
         assert isinstance(there.other[1]["three"], Pretended)
         assert there.other[2:] == ["text", None]
-        back = moved(there, torch.device("cpu"))
+        back = to_device(there, torch.device("cpu"))
     assert torch.equal(back.other[0].values, here.other[0].values)
 
 

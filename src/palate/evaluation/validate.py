@@ -12,7 +12,7 @@ import torch
 from palate.config import CompleteTraining
 from palate.data.dataset import Dataset, Spec
 from palate.data.ids import IdMap
-from palate.device import moved, place
+from palate.device import module_device, to_device
 from palate.errors import CannotAnswer, ConfigError, DataError
 from palate.evaluation.measure import Task, measure, new_items, trained_items
 from palate.evaluation.metrics import parse, user_sums
@@ -136,7 +136,7 @@ class Validator:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             for batch in model.batches(context, torch.Generator().manual_seed(self.seed), LOSS_BATCH_SIZE):
-                loss = model.loss(moved(batch, place(model)), context)
+                loss = model.loss(to_device(batch, module_device(model)), context)
                 total += float(loss.shown if isinstance(loss, Loss) else loss) * len(batch)
                 count += len(batch)
         return total / max(count, 1)
@@ -150,10 +150,10 @@ class Validator:
         learned = [buffer.cpu() for buffer in model.fallback.buffers()]
         if self._loss_context is not None:
             of_model, device, before, context = self._loss_context
-            if of_model is model and device == place(model) and all(map(torch.equal, before, learned)):
+            if of_model is model and device == module_device(model) and all(map(torch.equal, before, learned)):
                 return context
-        context = moved(model.fit_context(self._known, CompleteTraining()), place(model))
-        self._loss_context = (model, place(model), [buffer.clone() for buffer in learned], context)
+        context = to_device(model.fit_context(self._known, CompleteTraining()), module_device(model))
+        self._loss_context = (model, module_device(model), [buffer.clone() for buffer in learned], context)
         return context
 
     def for_member(self, model: Model) -> Validator | None:

@@ -10,7 +10,7 @@ import time
 from contextlib import nullcontext
 from typing import Any
 
-from palate.device import bfloat16_matmul, moved, place
+from palate.device import bfloat16_matmul, module_device, to_device
 from palate.errors import TrainingError
 from palate.training.optimizers import Optimizer
 from palate.training.train_run import Epoch, FitContext, Loss, State, TrainRun, check_divergence, resume, save
@@ -56,14 +56,14 @@ def run(model: Any, context: Any, job: TrainRun) -> list[Epoch]:
 def _epoch(model: Any, optimizer: Optimizer, context: Any, job: TrainRun, state: State) -> None:
     """The rest of one epoch, from `state.step` on."""
     model.train()
-    before, device, start = state.seconds, place(model), time.perf_counter()
+    before, device, start = state.seconds, module_device(model), time.perf_counter()
     saved = start
     total = state.records[-1].samples if state.records else len(context.data)
     for step, batch in enumerate(model.batches(context, job.rng, job.settings.batch_size)):
         if step < state.step:  # Resumed within the epoch: draw what was drawn, train only what is left.
             continue
         optimizer.zero_grad()
-        batch = moved(batch, device)
+        batch = to_device(batch, device)
         loss = model.loss(batch, context)
         objective, shown = loss if isinstance(loss, Loss) else (loss, loss)
         value = shown.item()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from palate.data.features.infer import Kind
 from palate.data.ragged import Ragged
-from palate.device import moved
+from palate.device import to_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class FeatureBatch:
             images={name: Images(images.pixels, images.row[rows]) for name, images in self.images.items()},
             vectors={name: vector[rows] for name, vector in self.vectors.items()},
         )
-        return moved(taken, device)
+        return to_device(taken, device)
 
     def without(self, rows: Tensor) -> FeatureBatch:
         """The same rows, with all features of the rows in a mask (bool `[N]`) unknown."""

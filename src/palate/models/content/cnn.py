@@ -35,7 +35,7 @@ from palate.config import CompleteTraining, check
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.features.schema import FeatureBatch, FeatureSchema
 from palate.data.ragged import Ragged
-from palate.device import moved, place
+from palate.device import module_device, to_device
 from palate.errors import ConfigError, DataError
 from palate.models.base import GradientModel
 from palate.models.content.candidates import (
@@ -177,7 +177,7 @@ class ContentCNN(GradientModel):
         self.item.copy_(encode_all(self.encoder, self._encoded_items(context.data)))
         users = torch.from_numpy(context.data.active_users)
         some = users[:: max(1, -(-len(users) // MAX_OBSERVED_USERS))]
-        user_BD = self._users(self.item, moved(context.data.histories.take(some), place(self)))
+        user_BD = self._users(self.item, to_device(context.data.histories.take(some), module_device(self)))
         self.mean_user.copy_(user_BD.mean(0))
         self.covariance.copy_((user_BD - self.mean_user).T @ (user_BD - self.mean_user) / len(user_BD))
         self.spread.copy_(self._deviation(self.item).mean())

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from palate.data.features.schema import Column, FeatureBatch, FeatureSchema
-from palate.device import place
+from palate.device import module_device
 from palate.errors import ConfigError, DataError
 from palate.models.content.encoders_image import ImageCNN
 from palate.models.content.encoders_text import Bag, TextCNN
@@ -207,7 +207,7 @@ def encode_all(encoder: nn.Module, encoded: FeatureBatch, block: int = ROWS_PER_
     encoder.eval()
     try:
         with torch.no_grad():
-            rows = torch.arange(len(encoded), device=place(encoder)).split(block)  # type: ignore[no-untyped-call]
+            rows = torch.arange(len(encoded), device=module_device(encoder)).split(block)  # type: ignore[no-untyped-call]
             return torch.cat([encoder(encoded.take(some)) for some in rows])
     finally:
         encoder.train(training)

@@ -33,7 +33,7 @@ from torch import Tensor
 from palate.config import CompleteTraining, check
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.features.schema import FeatureBatch
-from palate.device import moved, place
+from palate.device import module_device, to_device
 from palate.errors import DataError
 from palate.models.base import GradientModel
 from palate.models.content.encoders import CONTENT_GRADIENTS, ContentEncoder, TextEncoder, encode_all
@@ -270,7 +270,7 @@ class HeldOutItems:
 
     def __call__(self, model: DropoutNet) -> dict[str, float]:
         """The loss on these items."""
-        items = moved(self.items, place(model))
+        items = to_device(self.items, module_device(model))
         error_PE = model.predicted(items.content) - items.target
         return {"loss": float(error_PE.square().sum(1).mean())}
 

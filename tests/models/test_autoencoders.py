@@ -176,7 +176,7 @@ def test_multdae_and_cdae_score_and_loss(data: Dataset) -> None:
         scores = model.score(everyone(data))[batch.user]
         # With more negatives than there are items, all items outside a history count in full.
         expected = torch.nn.functional.binary_cross_entropy_with_logits(scores, hot)
-        torch.testing.assert_close(model.loss(batch, FitContext(data)), expected)
+        torch.testing.assert_close(model.loss(batch, FitContext(data)).objective, expected)
         dae = MultDAE(MultDAEConfig(dim=6), data.spec).eval()
         nll = multinomial_nll(dae.score(everyone(data))[batch.user], batch.history)
         torch.testing.assert_close(dae.loss(batch, FitContext(data)).objective, nll.mean())
@@ -195,7 +195,7 @@ def test_cdae_counts_the_expected_negatives_and_no_known_item_of_a_validation_pa
         total += float(torch.nn.functional.softplus(-scores[row, list(targets)]).sum())
         total += share * float(torch.nn.functional.softplus(scores[row, list(outside)]).sum())
         weights += len(targets) + share * len(outside)
-    assert model.loss(batch, FitContext(parts.valid)).item() == pytest.approx(total / weights, rel=1e-4)
+    assert model.loss(batch, FitContext(parts.valid)).shown.item() == pytest.approx(total / weights, rel=1e-4)
 
 
 def test_cdae_reads_the_user_too_and_a_stranger_by_history_alone(data: Dataset) -> None:

@@ -158,6 +158,8 @@ COMMANDS = {
     "keys": ("serve", "API keys of the service."),
 }
 """Command -> the file it is in, and what it does."""
+ALONE = ("auto", "compare", "demo", "tune", "update")
+"""Commands that train many models or write what others read, and so run in one process."""
 
 app = App(
     name="palate",
@@ -191,6 +193,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         words = [_decoded(word) for word in words]
+        if os.environ.get("WORLD_SIZE", "1") != "1" and words[:1] in ([name] for name in ALONE):
+            started = f"{os.environ['WORLD_SIZE']} were started; torchrun is for palate train"
+            raise ConfigError(f"palate {words[0]} runs in one process, and {started}")
         with warnings.catch_warnings():
             warnings.showwarning = partial(_show_warning, words)
             app(words)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
+from warnings import catch_warnings, simplefilter
 
 import polars as pl
 from cyclopts import App, Parameter
@@ -29,6 +32,9 @@ from palate.recommender.recommender import Recommender
 from palate.training.callbacks import Progress
 from palate.training.train_run import best_epoch
 
+if TYPE_CHECKING:
+    from palate.training.processes import World
+
 SETTINGS = "train.json"
 """File in a run's folder: every setting, in the form that `--config` takes."""
 
@@ -45,30 +51,31 @@ def run(
     seed: int | None,
     resume: bool,
     refit: bool,
+    world: World | None,
 ) -> None:
     """Read, split, train, save; see `palate train MODEL --help`."""
     check_place(out)
     if refit and splitting.split == "none":
         raise ConfigError("--refit trains on the held-out parts too, and --split none holds none out; leave out one")
     seed = training.seed if seed is None else seed
-    whole, ready = prepared(data, reading, side_tables, splitting, seed)
-    parts = None if ready is None else ready.parts
-    print(f"{visible(data)}: {len(whole):,} interactions of {whole.n_users:,} users and {whole.n_items:,} items")
-    seen = whole if MODELS[name].reads_repeats else whole.without_repeats
-    notes = (*seen.notes, *whole.feature_notes) if any("_" in n for n in MODELS[name].needs) else seen.notes
-    for note in (*notes, *(() if parts is None else parts.notes)):
-        print(f"  {visible(with_flags(note))}")
+    with world.busy() if world is not None else nullcontext():
+        whole, ready = prepared(data, reading, side_tables, splitting, seed)
+    first, parts = world is None or world.first, None if ready is None else ready.parts
+    _tell(name, data, whole, parts)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
-    if not resume:
+    restarted = world is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    if first and not (resume or restarted):
         shutil.rmtree(checkpoint, ignore_errors=True)
     elif not checkpoint.exists():
         print(f"  there is no checkpoint {checkpoint}: training starts from the beginning")
-    recommender = _train(name, whole, parts, config, training, seed, checkpoint)
+    recommender = _train(name, whole, parts, config, training, seed, checkpoint, first)
     if ready is not None:
         recommender = replace(recommender, parts={"valid": ready.parts.valid, "test": ready.parts.test})
     evaluation = None
     if refit and ready is not None:
-        evaluation, recommender = _refit(recommender, ready)
+        evaluation, recommender = _refit(recommender, ready, world)
+    if not first:
+        return
     recommender, about_unused = _with_unused_items(recommender, whole.unused_items, parts is not None and not refit)
     recommender.save(out)
     (out / EVALUATION_TEXT).unlink(missing_ok=True)
@@ -85,11 +92,55 @@ def run(
     print(visible("\n".join([*about_unused, _summary(recommender, out, held_out=parts is not None)])))
 
 
+@contextmanager
+def _together(name: str) -> Iterator[World | None]:
+    """The processes of the run, of which only the first one prints; None if there is one.
+
+    Raises:
+        ConfigError: Several processes cannot train the model.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        yield None
+        return
+    if not issubclass(MODELS[name], GradientModel):
+        raise ConfigError(
+            f"{os.environ['WORLD_SIZE']} processes were started, and {name} is trained by one: only models that are "
+            "trained by gradient steps themselves can be divided; start palate train without torchrun"
+        )
+    from palate.training.processes import join
+
+    world = join()
+    with ExitStack() as stack:
+        if not world.first:
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
+            stack.enter_context(catch_warnings())
+            simplefilter("ignore")
+        yield world
+
+
+def _tell(name: str, data: str, whole: Dataset, parts: Split | None) -> None:
+    """Print what was read, and notes on it that concern the model."""
+    print(f"{visible(data)}: {len(whole):,} interactions of {whole.n_users:,} users and {whole.n_items:,} items")
+    seen = whole if MODELS[name].reads_repeats else whole.without_repeats
+    notes = (*seen.notes, *whole.feature_notes) if any("_" in n for n in MODELS[name].needs) else seen.notes
+    for note in (*notes, *(() if parts is None else parts.notes)):
+        print(f"  {visible(with_flags(note))}")
+
+
 def _train(
-    name: str, data: Dataset, parts: Split | None, config: Any, training: Training, seed: int, checkpoint: Path
+    name: str,
+    data: Dataset,
+    parts: Split | None,
+    config: Any,
+    training: Training,
+    seed: int,
+    checkpoint: Path,
+    first: bool,
 ) -> Recommender:
     valid = parts.valid if parts is not None and len(parts.valid) else None
     train = data if parts is None else parts.train
+    if not first:
+        return Recommender.train(train, name, config, training, valid, seed, checkpoint)
     try:
         with Progress() as progress:
             return Recommender.train(
@@ -112,15 +163,18 @@ def _train(
         raise
 
 
-def _refit(recommender: Recommender, ready: Prepared) -> tuple[Evaluation, Recommender]:
+def _refit(recommender: Recommender, ready: Prepared, world: World | None) -> tuple[Evaluation | None, Recommender]:
     """What the test part says of the chosen model, and this model trained anew on all rows."""
-    found = evaluate(
-        recommender.model,
-        ready.parts.test,
-        protocol=ready.protocol,
-        candidates=ready.candidates,
-        name=recommender.name,
-    )
+    found = None
+    with world.busy() if world is not None else nullcontext():
+        if world is None or world.first:
+            found = evaluate(
+                recommender.model,
+                ready.parts.test,
+                protocol=ready.protocol,
+                candidates=ready.candidates,
+                name=recommender.name,
+            )
     print(f"{visible(str(found))}\n\ntraining anew on all {len(recommender.known):,} interactions")
     with Progress() as progress:
         return found, recommender.refit(on_epoch=progress.on_epoch, on_step=progress.on_step)
@@ -196,7 +250,8 @@ def _command(name: str, model: type[Model]) -> Callable[..., None]:
         resume: bool = False,
         refit: bool = False,
     ) -> None:
-        run(name, data, out, config, training, reading, side_tables, splitting, seed, resume, refit)
+        with _together(name) as world:
+            run(name, data, out, config, training, reading, side_tables, splitting, seed, resume, refit, world)
 
     command.__doc__ = f"""{(model.__doc__ or name).splitlines()[0]}
 

@@ -201,7 +201,7 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.user)
 
-    def take(self, rows: slice) -> Pairs:
+    def take(self, rows: slice | Tensor) -> Pairs:
         """Some of the interactions."""
         columns = (_rows(column, rows) for column in (self.rating, self.negative, self.weight))
         return Pairs(self.user[rows], self.item[rows], *columns)
@@ -264,6 +264,21 @@ class Histories:
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def take(self, rows: Tensor) -> Histories:
+        """Some of the users."""
+        read, asked = self.history.positions(rows), self.target.positions(rows)
+        history = self.history.take(rows)
+        return Histories(
+            user=self.user[rows],
+            history=history,
+            ratings=_rows(self.ratings, read),
+            weight=_rows(self.weight, read),
+            target=history if self.target is self.history else self.target.take(rows),
+            target_ratings=_rows(self.target_ratings, asked),
+            target_weight=_rows(self.target_weight, asked),
+            stage=self.stage,
+        )
 
 
 def histories(data: Dataset, rng: torch.Generator, size: int, stage: str = "") -> Iterator[Histories]:

@@ -6,14 +6,14 @@ It prints nothing: `on_epoch` and `on_step` are called with what happened.
 from __future__ import annotations
 
 import math
+import os
 import time
 from contextlib import nullcontext
 from typing import Any
 
 from palate.device import bfloat16_matmul, module_device, to_device
-from palate.errors import TrainingError
 from palate.training.optimizers import Optimizer
-from palate.training.train_run import Epoch, FitContext, Loss, State, TrainRun, check_divergence, resume, save
+from palate.training.train_run import Epoch, FitContext, Loss, State, TrainRun, check_divergence, finite, resume, save
 
 __all__ = ["Epoch", "FitContext", "Loss", "TrainRun", "run"]
 
@@ -34,7 +34,11 @@ def run(model: Any, context: Any, job: TrainRun) -> list[Epoch]:
         ArtifactError: The checkpoint belongs to another run, or cannot be read or written.
         ConfigError, MissingExtra: FBGEMM was asked for, and cannot do this.
     """
-    optimizer = Optimizer(model, job.settings)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        from palate.training.processes import prepared
+
+        job = prepared(model, context, job)
+    optimizer = Optimizer(model, job.settings, job.world)
     try:
         state = resume(model, optimizer, context.data, job)
         while state.epoch < job.settings.epochs and not 0 < job.settings.patience <= state.waited:
@@ -59,19 +63,15 @@ def _epoch(model: Any, optimizer: Optimizer, context: Any, job: TrainRun, state:
     before, device, start = state.seconds, module_device(model), time.perf_counter()
     saved = start
     total = state.records[-1].samples if state.records else len(context.data)
-    for step, batch in enumerate(model.batches(context, job.rng, job.settings.batch_size)):
+    source = model if job.world is None else job.world.divided(model, job, state.epoch)
+    for step, batch in enumerate(source.batches(context, job.rng, job.settings.batch_size)):
         if step < state.step:  # Resumed within the epoch: draw what was drawn, train only what is left.
             continue
         optimizer.zero_grad()
         batch = to_device(batch, device)
-        loss = model.loss(batch, context)
-        objective, shown = loss if isinstance(loss, Loss) else (loss, loss)
-        value = shown.item()
-        if not (math.isfinite(value) and math.isfinite(objective.item())):
-            raise TrainingError(
-                f"the loss became {value} in epoch {state.epoch + 1}, step {step + 1}, with lr {job.settings.lr}; "
-                "lower lr or set grad_clip, and look for extreme values in the data"
-            )
+        loss = source.loss(batch, context)
+        objective, shown = loss[:2] if isinstance(loss, Loss) else (loss, loss)
+        value = finite(shown, objective, state, job.settings.lr)
         if state.first_batch is None and not state.records:
             state.first_batch, state.first_loss = batch, value
         objective.backward()
@@ -80,10 +80,10 @@ def _epoch(model: Any, optimizer: Optimizer, context: Any, job: TrainRun, state:
         state.took(value, len(batch), before + now - start)
         if job.on_step is not None:
             job.on_step(state.epoch + 1, state.samples, total, value)
-        if job.checkpoint is not None and now - saved >= job.every:
+        if job.due(now - saved):
             save(model, optimizer, context.data, job, state)
             saved = time.perf_counter()
-    check_divergence(model, context, state, job.settings.lr)
+    check_divergence(source, context, state, job.settings.lr)
 
 
 def _judge(model: Any, context: Any, job: TrainRun, state: State) -> Epoch:

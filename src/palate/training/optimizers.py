@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,14 +53,15 @@ class Optimizer:
     Args:
         model: Its `nn.Embedding` tables may be updated by rows; all other parameters are dense.
         config: Reads `optimizer`, `lr`, `weight_decay`, `embeddings`, `batch_size`, `grad_clip`.
+        world: The processes that train together, whose gradients are added up before each step. Defaults to one.
 
     Raises:
         MissingExtra: `embeddings` is fbgemm and FBGEMM is not installed.
         ConfigError: FBGEMM does not have the rule.
     """
 
-    def __init__(self, model: nn.Module, config: CompleteTraining) -> None:
-        self.config = config
+    def __init__(self, model: nn.Module, config: CompleteTraining, world: Any = None) -> None:
+        self.config, self._world = config, world
         tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m.weight.requires_grad]
         self._sparse = [(m, m.sparse) for m in tables if steps_by_rows(m, config)]
         # With Adagrad a table follows the row-wise rule under dense gradients too: `embeddings` does not change it.
@@ -82,6 +84,8 @@ class Optimizer:
     @torch.no_grad()
     def step(self) -> None:
         """Move every parameter that has a gradient."""
+        if self._world is not None:
+            self._world.add_gradients(self.dense, [table.weight for table in self._tables])
         config, places = self.config, RowDeduplicator()
         gradients = [(table, table.gradient(places)) for table in self._tables if table.weight.grad is not None]
         if config.grad_clip:

@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -69,10 +70,14 @@ class Loss(NamedTuple):
         objective: What is minimised: the mean loss of the batch plus penalties, a scalar.
         shown: The loss without penalties, a scalar, in the unit that `GradientModel.loss_name` names. It means the same
             on training and on validation rows, so that both curves can be compared.
+        over, shown_over: What each is the mean over, a number or a sum of weights; the batch's rows by default. The
+            mean of the losses of a batch's parts, weighted by these, is the loss of the batch.
     """
 
     objective: Tensor
     shown: Tensor
+    over: Tensor | float | None = None
+    shown_over: Tensor | float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +159,7 @@ class TrainRun:
         on_epoch: Called after each epoch.
         on_step: Called after each step with (epoch, rows done, rows in all, loss).
         start: What to continue from; models that are computed from counts ignore it. None starts anew.
+        world: The processes that train together (`palate.training.processes.World`); None if there is one.
     """
 
     training: Training
@@ -164,6 +170,7 @@ class TrainRun:
     on_epoch: Callable[[Epoch], None] | None = None
     on_step: Callable[[int, int, int, float], None] | None = None
     start: WarmStart | None = None
+    world: Any = None
 
     def begin(self, model: Any) -> None:
         """Give a model with initial weights those of the model to continue from, if there is one."""
@@ -178,6 +185,17 @@ class TrainRun:
             ConfigError: A setting is left open.
         """
         return self.training.complete()
+
+    @contextmanager
+    def first(self) -> Iterator[bool]:
+        """A block of code whose effect one process is enough for; gives whether this is the one, the others wait."""
+        with self.world.busy() if self.world is not None else nullcontext():
+            yield self.world is None or self.world.first
+
+    def due(self, seconds: float) -> bool:
+        """Whether to write a checkpoint within an epoch, so many seconds after the last one."""
+        wish = self.checkpoint is not None and seconds >= self.every
+        return wish if self.world is None else bool(self.world.agreed(wish))
 
 
 NUMBERS = ("epoch", "step", "loss_sum", "samples", "seconds", "best_value", "waited")
@@ -245,8 +263,10 @@ def save(model: Any, optimizer: Optimizer, data: Any, job: TrainRun, state: Stat
     tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state().items()}
     tensors |= {"rng.order": state.order, "rng.torch": torch.get_rng_state()}
     info: dict[str, Any] = {name: getattr(state, name) for name in NUMBERS}
-    info |= {"records": [asdict(record) for record in state.records], "run": _identity(model, data, job)}
-    _write(job.checkpoint, tensors, info)
+    info |= {"records": [asdict(record) for record in state.records], "run": identity(model, data, job)}
+    with job.first() as first:
+        if first:
+            _write(job.checkpoint, tensors, info)
 
 
 def resume(model: Any, optimizer: Optimizer, data: Any, job: TrainRun) -> State:
@@ -255,11 +275,19 @@ def resume(model: Any, optimizer: Optimizer, data: Any, job: TrainRun) -> State:
     Raises:
         ArtifactError: The checkpoint belongs to another run, or cannot be read.
     """
+    with job.first() as first:
+        state = _resume(model, optimizer, data, job) if first else State(order=job.rng.get_state())
+    if job.world is not None:
+        job.world.take_over(model, optimizer, state, job)
+    return state
+
+
+def _resume(model: Any, optimizer: Optimizer, data: Any, job: TrainRun) -> State:
     found = _read(job.checkpoint) if job.checkpoint is not None else None
     if found is None:
         return State(order=job.rng.get_state())
     tensors, info = found
-    before, now = info.pop("run"), _identity(model, data, job)
+    before, now = info.pop("run"), identity(model, data, job)
     if before != now:
         differ = ", ".join(sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)))
         raise ArtifactError(
@@ -278,7 +306,7 @@ def resume(model: Any, optimizer: Optimizer, data: Any, job: TrainRun) -> State:
     return State(order=tensors["rng.order"], best=part("best."), records=records, **info)
 
 
-def _identity(model: Any, data: Any, job: TrainRun) -> dict[str, Any]:
+def identity(model: Any, data: Any, job: TrainRun) -> dict[str, Any]:
     """What must be equal for a resume to make sense; `epochs` may grow, and `device` be another one."""
     settings = to_dict(job.training)
     for name in ("epochs", "device"):
@@ -357,6 +385,26 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     return tensors, info
 
 
+def finite(shown: Tensor, objective: Tensor, state: State, lr: float) -> float:
+    """The loss of a step as a number.
+
+    Args:
+        shown, objective: As in `Loss`.
+        state: The run before the step.
+        lr: The learning rate, for the message.
+
+    Raises:
+        TrainingError: One of both is not finite.
+    """
+    value = shown.item()
+    if not (math.isfinite(value) and math.isfinite(objective.item())):
+        raise TrainingError(
+            f"the loss became {value} in epoch {state.epoch + 1}, step {state.step + 1}, with lr {lr}; "
+            "lower lr or set grad_clip, and look for extreme values in the data"
+        )
+    return value
+
+
 MAX_RISE = 1e4
 """Factor by which the loss may rise above that of the untrained model."""
 
@@ -368,7 +416,7 @@ def check_divergence(model: Any, context: Any, state: State, lr: float) -> None:
     first batch is gone, is not checked.
 
     Args:
-        model: The model after an epoch.
+        model: The model after an epoch, or what divides its batches among processes.
         context: Its fit context.
         state: The run; `loss_sum` and `samples` are the epoch's.
         lr: The learning rate, for the message.

@@ -99,7 +99,8 @@ class RatingAutoencoder(nn.Module):
         error = batch.targets.squared_error(self.decoder(self.encode(batch.inputs)))
         size = self.encoder.square().sum() + self.decoder.weight.square().sum()
         penalty = 0.5 * self.config.reg * size / max(1, self.rows) / batch.targets.weight_per_row
-        return Loss(error + penalty, error.detach())
+        weight = batch.targets.total_weight
+        return Loss(error + penalty, error.detach(), weight, weight)
 
 
 class UAutoRec(GradientModel):

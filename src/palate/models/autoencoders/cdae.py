@@ -30,7 +30,7 @@ from palate.models.autoencoders.layers import HistoryLayer
 from palate.models.base import GradientModel
 from palate.models.layers import outputs
 from palate.training.batches import Histories, histories
-from palate.training.loop import FitContext
+from palate.training.loop import FitContext, Loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +73,15 @@ class CDAE(GradientModel):
     def batches(self, context: FitContext, rng: torch.Generator, size: int) -> Iterator[Histories]:
         return histories(context.data, rng, size)
 
-    def loss(self, batch: Histories, context: FitContext) -> Tensor:
+    def loss(self, batch: Histories, context: FitContext) -> Loss:
         dropout = self.config.dropout if self.training else 0.0
         scores_BN = self.decoder(self._encode(batch.history, self.user(batch.user), dropout))
         positive_BN, negative_BN = pair_weights(batch, self.spec.n_items, self.config.negatives)
         loss_BN = nn.functional.softplus(torch.where(positive_BN > 0, -scores_BN, scores_BN))
         weight_BN = positive_BN + negative_BN
-        return (loss_BN * weight_BN).sum() / weight_BN.sum().clamp(min=torch.finfo(weight_BN.dtype).tiny)
+        total = weight_BN.sum().clamp(min=torch.finfo(weight_BN.dtype).tiny)
+        loss = (loss_BN * weight_BN).sum() / total
+        return Loss(loss, loss.detach(), total, total)
 
     def _score(self, queries: Queries) -> Tensor:
         scores_BN: Tensor = self.decoder(self._encode(queries.history, self.represent(queries)))

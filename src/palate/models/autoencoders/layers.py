@@ -86,7 +86,7 @@ def multinomial_loss(scores_BN: Tensor, batch: Histories, penalty_B: Tensor | No
     nll_B = multinomial_nll(scores_BN, batch.target, batch.target_weight)
     items = total_weight(batch.target, batch.target_weight).sum().clamp(min=torch.finfo(nll_B.dtype).tiny)
     objective_B = nll_B if penalty_B is None else nll_B + penalty_B
-    return Loss(objective_B.mean(), nll_B.detach().sum() / items)
+    return Loss(objective_B.mean(), nll_B.detach().sum() / items, shown_over=items)
 
 
 def _without_history(scores_BN: Tensor, batch: Histories) -> Tensor:

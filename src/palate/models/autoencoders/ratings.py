@@ -58,10 +58,14 @@ class RatingRows:
         return (error_T * self.weight).sum() / self.weight.sum().clamp(min=torch.finfo(error_T.dtype).tiny)
 
     @property
+    def total_weight(self) -> float:
+        """Number of ratings, or sum of their weights."""
+        return len(self.value) if self.weight is None else float(self.weight.sum())
+
+    @property
     def weight_per_row(self) -> float:
         """Mean number of ratings of a row, or mean sum of their weights; at least 1."""
-        total = len(self.value) if self.weight is None else float(self.weight.sum())
-        return max(1.0, total / max(1, len(self)))
+        return max(1.0, self.total_weight / max(1, len(self)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +82,11 @@ class RatingBatch:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def take(self, rows: Tensor) -> RatingBatch:
+        """Some of the rows."""
+        inputs = self.inputs.take(rows)
+        return RatingBatch(inputs, inputs if self.targets is self.inputs else self.targets.take(rows))
 
 
 @dataclass(frozen=True, eq=False)

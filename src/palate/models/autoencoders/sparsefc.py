@@ -147,7 +147,9 @@ class SparseFC(GradientModel):
             self.config.reg * layer.weight.square().sum() + self.config.kernel_reg * kernel.square().sum()
             for layer, (_, kernel) in zip(layers, products, strict=True)
         )
-        return Loss(error + size / self.spec.n_items / batch.targets.weight_per_row, error.detach())
+        weight = batch.targets.total_weight
+        penalty = size / self.spec.n_items / batch.targets.weight_per_row
+        return Loss(error + penalty, error.detach(), weight, weight)
 
     def _encode(self, inputs: RatingRows, first_UD: Tensor, second_DD: Tensor) -> Tensor:
         """h_2, `[B, D]`."""

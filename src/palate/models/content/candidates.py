@@ -21,7 +21,7 @@ Legend: P candidates, U users of the step, N items, D width, T values of all his
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -63,6 +63,12 @@ class CandidateBatch:
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def take(self, rows: Tensor) -> CandidateBatch:
+        """Some of the users, with the same candidates."""
+        weight = None if self.weight is None else self.weight[self.target.positions(rows)]
+        history, target = self.history.take(rows), self.target.take(rows)
+        return replace(self, user=self.user[rows], history=history, target=target, weight=weight)
 
 
 class CandidateSampler:

@@ -119,6 +119,7 @@ class ContentCNN(GradientModel):
     uses_weights = True
     gradients = CONTENT_GRADIENTS | {"history"}
     loss_name = "negative log-likelihood per item"
+    undivided = "its loss subtracts the mean of all users of a batch"
     item: Tensor
     scale: Tensor
     bias: Tensor

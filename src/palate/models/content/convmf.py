@@ -118,6 +118,7 @@ class ConvMF(GradientModel):
     uses_weights = True
     gradients = CONTENT_GRADIENTS
     loss_name = losses.UNITS["mse"]
+    undivided = "its encoder is trained on batches of unequal weight"
     bias: Tensor
     prior: Tensor
     vector: Tensor

@@ -157,6 +157,7 @@ class VBPR(GradientModel):
                 self.features, config.content_dim + 1, text=config.text, dropout=config.dropout
             )
             self.gradients = CONTENT_GRADIENTS
+            self.undivided = "each step encodes some of the items of the whole batch (not so with content = 'frozen')"
         self.register_buffer("content", torch.zeros(spec.n_items, config.content_dim + 1))
         # The sums of both parts: [q, E f], and b + <c, f>.
         self.register_buffer("vector", torch.zeros(spec.n_items, width))

@@ -117,6 +117,8 @@ class GraphNet(GradientModel):
     def __init__(self, config: LightGCNConfig | XSimGCLConfig, spec: Spec) -> None:
         super().__init__(config, spec)
         self.config: LightGCNConfig | XSimGCLConfig = config
+        if isinstance(config, XSimGCLConfig):
+            self.undivided = "its contrastive loss compares all rows of a batch"
         # The first layer of the mean z.
         self.first = 0 if isinstance(config, LightGCNConfig) else 1
         # A parameter and not an `nn.Embedding`: each step moves all rows.

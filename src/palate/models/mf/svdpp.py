@@ -105,6 +105,13 @@ class RatingBatch:
     def __len__(self) -> int:
         return len(self.user)
 
+    def take(self, rows: Tensor) -> RatingBatch:
+        """Some of the ratings."""
+        user_R, row_P = torch.unique(self.user_row[rows], return_inverse=True)
+        cells = None if self.time_cells is None else self.time_cells.take(rows)
+        histories = self.histories.take(user_R)
+        return RatingBatch(self.user[rows], self.item[rows], self.rating[rows], row_P, histories, cells)
+
 
 class SVDpp(GradientModel):
     """Matrix factorization that also learns from which items were rated and, with `time`, from when."""

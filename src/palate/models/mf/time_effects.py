@@ -47,6 +47,10 @@ class TimeCells:
     item: Tensor
     drift: Tensor
 
+    def take(self, rows: Tensor) -> TimeCells:
+        """Those of some of the ratings."""
+        return TimeCells(self.user[rows], self.session[rows], self.item[rows], self.drift[rows])
+
 
 @dataclass(frozen=True, eq=False)
 class TimeShares:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from palate.data.dataset import Dataset
 from palate.data.features.schema import FeatureBatch
+from palate.data.ragged import ranges
 from palate.models.sequence.packed import Packed
 from palate.training.loop import FitContext
 
@@ -49,6 +50,29 @@ class Steps:
 
     def __len__(self) -> int:
         return len(self.target)
+
+    @property
+    def n_rows(self) -> int:
+        """B."""
+        return len(self.rows.lengths)
+
+    def take(self, rows: Tensor) -> Steps:
+        """Some of the histories, with the same negatives."""
+        lengths = self.rows.lengths[rows]
+        event = ranges(self.rows.offsets[rows], lengths)
+        place = torch.full((len(self.item),), -1, device=event.device)
+        place[self.asked] = torch.arange(len(self.asked), device=event.device)
+        kept = place[event] >= 0
+        target = place[event[kept]]
+        return replace(
+            self,
+            rows=Packed(torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])),
+            item=self.item[event],
+            gap=None if self.gap is None else self.gap[event],
+            asked=kept.nonzero().squeeze(1),
+            target=self.target[target],
+            weight=None if self.weight is None else self.weight[target],
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

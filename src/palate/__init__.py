@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from palate.data.sources.load_dataset import load_dataset as load_dataset
     from palate.data.splits import read_split as read_split
     from palate.data.splits import split_dataset as split_dataset
+    from palate.data.store import open_dataset as open_dataset
     from palate.errors import PalateError as PalateError
     from palate.evaluation.protocol import Protocol as Protocol
     from palate.models import MODELS as MODELS
@@ -40,6 +41,7 @@ _HOME = {
     "export_vectors": "palate.recommender.vectors",
     "load_dataset": "palate.data.sources.load_dataset",
     "onboard": "palate.recommender.onboarding",
+    "open_dataset": "palate.data.store",
     "read_dataset": "palate.data.reading.read_dataset",
     "read_split": "palate.data.splits",
     "split_dataset": "palate.data.splits",
@@ -59,6 +61,7 @@ __all__ = [
     "export_vectors",
     "load_dataset",
     "onboard",
+    "open_dataset",
     "read_dataset",
     "read_split",
     "split_dataset",

@@ -156,30 +156,73 @@ def cut(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-20])
 
 
+def forged(change: Callable[[Path], object]) -> Callable[[Path], object]:
+    """A change with a manifest that tells no hashes, as another program may write it."""
+
+    def both(folder: Path) -> object:
+        change(folder)
+        return edit(files={})(folder)
+
+    return both
+
+
+def put(name: str, place: int, value: float) -> Callable[[Path], object]:
+    """A change of one value of a column."""
+
+    def change(folder: Path) -> None:
+        column = np.load(folder / f"{name}.npy", allow_pickle=False)
+        column[place] = value
+        np.save(folder / f"{name}.npy", column, allow_pickle=False)
+
+    return change
+
+
+def replace_table(name: str, table: pl.DataFrame) -> Callable[[Path], object]:
+    return lambda folder: table.write_parquet(folder / f"{name}.parquet")
+
+
+INCOMPLETE = "is not a complete data set folder"
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no folder": (lambda folder: folder.rename(folder.with_name("elsewhere")), "not a complete data set folder"),
-    "no json": (lambda folder: (folder / "dataset.json").unlink(), "not a complete data set folder"),
-    "cut json": (cut("dataset.json"), "not a complete data set folder"),
-    "a list": (lambda folder: (folder / "dataset.json").write_text("[]"), "not a complete data set folder"),
-    "newer format": (edit(format=2), "has format 2, this version of palate reads 1; use the version that wrote it"),
+    "no folder": (lambda folder: folder.rename(folder.with_name("elsewhere")), INCOMPLETE),
+    "no json": (lambda folder: (folder / "dataset.json").unlink(), INCOMPLETE),
+    "cut json": (cut("dataset.json"), INCOMPLETE),
+    "a list": (lambda folder: (folder / "dataset.json").write_text("[]"), "dataset.json holds list, not an object"),
+    "no rows entry": (edit(rows=None), "rows, users and items are"),
+    "newer format": (edit(format=3), "has format 3, this version of palate reads 2; use the version that wrote it"),
     "other rows": (edit(rows=3), r"user.npy holds int32 \(300,\), not 3 rows"),
-    "other users": (edit(users=7), "users.parquet holds 20 rows, not 7"),
-    "strange column": (edit(columns=["user", "item", "../user"]), "not a complete data set folder"),
-    "missing column": (edit(columns=["user"]), "not a complete data set folder"),
-    "missing array": (lambda folder: (folder / "item.npy").unlink(), "not a complete data set folder"),
-    "cut array": (cut("rating.npy"), "not a complete data set folder"),
-    "cut ids": (cut("users.parquet"), "not a complete data set folder"),
-    "no table": (lambda folder: (folder / "item_table.parquet").unlink(), "not a complete data set folder"),
+    "other users": (edit(users=7), r"user.npy: values outside 0 to 6 \(\d+\)"),
+    "more users": (edit(users=27), "users.parquet holds 20 rows, not 27"),
+    "strange column": (edit(columns=["user", "item", "../user"]), INCOMPLETE),
+    "missing column": (edit(columns=["user"]), INCOMPLETE),
+    "two missing arrays": (
+        lambda folder: [(folder / f"{name}.npy").unlink() for name in ("item", "rating")],
+        "(?s)2 faults.*item.npy is missing.*rating.npy is missing",
+    ),
+    "cut array": (cut("rating.npy"), r"rating.npy holds 1,308 bytes, not 1,328: it was truncated or edited"),
+    "cut array without hashes": (forged(cut("rating.npy")), r"rating.npy holds 1,180 bytes of values, not 1,200"),
+    "edited array": (put("rating", 7, 0.5), "rating.npy was edited: its hash is not the one in dataset.json"),
+    "cut ids": (cut("users.parquet"), "users.parquet holds .* bytes, not"),
+    "cut ids without hashes": (forged(cut("users.parquet")), INCOMPLETE),
+    "no table": (lambda folder: (folder / "item_table.parquet").unlink(), "item_table.parquet is missing"),
     "objects": (
-        lambda folder: np.save(folder / "user.npy", np.array([{}] * 300), allow_pickle=True),
-        "not a complete data set folder",
+        forged(lambda folder: np.save(folder / "user.npy", np.array([{}] * 300), allow_pickle=True)), "holds object",
     ),
-    "other type": (lambda folder: np.save(folder / "user.npy", np.zeros(300)), "user.npy holds float64"),
+    "other type": (forged(lambda folder: np.save(folder / "user.npy", np.zeros(300))), "user.npy holds float64"),
+    "no array": (forged(lambda folder: (folder / "user.npy").write_bytes(b"user")), INCOMPLETE),
+    "item too large": (forged(put("item", 9, 30)), r"item.npy: values outside 0 to 29 \(1\)"),
+    "negative item": (forged(put("item", 9, -1)), r"item.npy: values outside 0 to 29 \(1\)"),
+    "users not in order": (forged(put("user", 299, 0)), r"user.npy: users that are not in ascending order \(1\)"),
+    "time runs back": (forged(put("timestamp", 0, 10**9)), r"timestamp.npy: times before the user's row above \(1\)"),
+    "not finite": (forged(put("rating", 3, np.nan)), r"rating.npy: values that are not finite \(1\)"),
     "short table": (
-        lambda folder: pl.DataFrame({"item_id": [1]}).write_parquet(folder / "item_table.parquet"),
-        "item_table.parquet holds 1 rows, not 30",
+        forged(replace_table("item_table", pl.DataFrame({"item_id": [1]}))), "item_table.parquet holds 1 rows, not 30",
     ),
-}
+    "other table": (
+        forged(replace_table("item_table", pl.DataFrame({"item_id": list(range(1, 31))}))), "are not those of items",
+    ),
+    "repeated ids": (forged(replace_table("items", pl.DataFrame({"id": [1] * 30}))), "empty or repeated ids"),
+    "ids of floats": (forged(replace_table("items", pl.DataFrame({"id": [0.5] * 30}))), "items.parquet holds Float64"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("mmap", [True, False])
@@ -190,6 +233,18 @@ def test_a_broken_folder_is_named(tmp_path: Path, fault: str, mmap: bool) -> Non
     change(tmp_path / "data")
     with pytest.raises(ArtifactError, match=message):
         open_dataset(tmp_path / "data", mmap)
+
+
+def test_a_manifest_of_another_program_needs_little(tmp_path: Path) -> None:
+    data = replace(dataset(), item_table=None, notes=())
+    save_dataset(data, tmp_path / "data")
+    path = tmp_path / "data" / "dataset.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({name: about[name] for name in ("format", "rows", "users", "items", "columns")}))
+    found = Dataset.open(tmp_path / "data")
+    assert found.fingerprint == data.fingerprint
+    assert data.rating is not None
+    assert found.rating_scale == (data.rating.min(), data.rating.max())
 
 
 # Blocks.

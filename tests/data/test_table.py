@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from palate.data.dataset import Dataset
-from palate.data.reading.formats import SEPARATORS
-from palate.data.reading.interactions import _check_options, read_interactions
+from palate.data.reading.delimited import SEPARATORS
+from palate.data.reading.interactions import check_options, read_interactions
 from palate.errors import ConfigError
 
 Write = Callable[..., Path]
@@ -341,7 +341,7 @@ def test_wrong_roles(write: Write, columns: Any, message: str) -> None:
 
 def test_other_wrong_options(write: Write) -> None:
     with pytest.raises(ConfigError, match="duplicates = 'maybe' is not one of error, last, first, mean, sum"):
-        _check_options(None, "maybe", None)  # the tests' own type checker would stop read_interactions
+        check_options(None, "maybe", None)  # the tests' own type checker would stop read_interactions
     with pytest.raises(ConfigError, match="rating_scale"):
         read_interactions(write(lines()), rating_scale=(5.0, 1.0))
     with pytest.raises(ConfigError, match="encoding 'latin-99' is unknown"):

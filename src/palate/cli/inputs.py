@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palate.data.features.infer import TITLE
+from palate.data.layout import is_store
 from palate.data.reading import Duplicates, Tables, read_interactions, read_side
 from palate.data.reading.interactions import filter_interactions
 from palate.data.reading.sessions import refuse_user_table, session_columns
@@ -85,8 +86,7 @@ class Reading:
 
     def given(self) -> list[str]:
         """The flags that differ from their defaults."""
-        default = Reading()
-        return [f"--{name.replace('_', '-')}" for name in vars(self) if getattr(self, name) != getattr(default, name)]
+        return _changed(self, Reading())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,12 +115,21 @@ class SideTables:
     min_item: int = 0
     """Drop items with fewer interactions."""
 
+    def given(self) -> list[str]:
+        """The flags that differ from their defaults."""
+        return _changed(self, SideTables())
+
+
+def _changed(options: Any, default: Any) -> list[str]:
+    """The flags of the fields that differ."""
+    return [f"--{name.replace('_', '-')}" for name in vars(options) if getattr(options, name) != getattr(default, name)]
+
 
 def dataset(data: str, reading: Reading, side_tables: SideTables) -> Dataset:
     """The data set that an argument `DATA` names.
 
     Args:
-        data: A name in `SOURCES`, a file, or a query (with a connection).
+        data: A name in `SOURCES`, a file, the folder of a data set on disk, or a query (with a connection).
         reading: How a file or query is read.
         side_tables: Side tables and filters.
 
@@ -129,6 +138,8 @@ def dataset(data: str, reading: Reading, side_tables: SideTables) -> Dataset:
     """
     from palate.data.dataset import Dataset
 
+    if is_store(data):
+        return _stored(data, reading, side_tables)
     if data in SOURCES or data.startswith("synthetic-"):
         names = ("items", "users", "items_id", "users_id", "title")
         described = [f"--{name.replace('_', '-')}" for name in names if getattr(side_tables, name) is not None]
@@ -153,14 +164,43 @@ def dataset(data: str, reading: Reading, side_tables: SideTables) -> Dataset:
     )
 
 
-def _read(data: str, reading: Reading, side_tables: SideTables) -> Tables:
-    """A file or query, with its side tables."""
+def _stored(data: str, reading: Reading, side_tables: SideTables) -> Dataset:
+    """A data set on disk, which is read and filtered already.
+
+    Raises:
+        ConfigError: Something is said about how to read or filter it.
+    """
+    import palate
+
+    given = [
+        flag for flag in reading.given() if (flag, reading.weight) != ("--weight", NO_COLUMN)
+    ] + side_tables.given()
+    if given:
+        raise ConfigError(
+            f"{data} is a data set on disk, which was read and filtered when it was written; leave out "
+            f"{', '.join(given)}, or give {'them' if len(given) > 1 else 'it'} to palate data ingest"
+        )
+    found = palate.open_dataset(data)
+    return found.without_weights() if reading.weight == NO_COLUMN else found
+
+
+def check_side_tables(side_tables: SideTables) -> None:
+    """Refuse descriptions of side tables that are not given.
+
+    Raises:
+        ConfigError: There are such.
+    """
     without = [f"--{one}-id" for one in ("items", "users") if getattr(side_tables, f"{one}_id") is not None]
     without = [flag for flag in without if getattr(side_tables, flag[2:-3]) is None]
     if side_tables.items is None and side_tables.title is not None:
         without.append("--title")
     if without:
         raise ConfigError(f"{', '.join(without)} describes a table that is not given; add --items or --users")
+
+
+def _read(data: str, reading: Reading, side_tables: SideTables) -> Tables:
+    """A file or query, with its side tables."""
+    check_side_tables(side_tables)
     options = reading.options()
     if reading.session_gap is not None:
         refuse_user_table(side_tables.users)
@@ -313,8 +353,9 @@ def _own_parts(data: str, reading: Reading, column: str) -> pl.DataFrame:
     """
     from palate.data.splits.predefined import read_parts
 
-    if data in SOURCES or data.startswith("synthetic-"):
-        raise ConfigError(f"{data} is a known data set, whose columns are read already; leave out --split-column")
+    if data in SOURCES or data.startswith("synthetic-") or is_store(data):
+        kind = "data set on disk" if is_store(data) else "known data set"
+        raise ConfigError(f"{data} is a {kind}, whose columns are read already; leave out --split-column")
     options = reading.options()
     if reading.session_gap is not None:
         raise ConfigError("--session-gap makes sessions of rows, which then have no --split-column; leave out one")

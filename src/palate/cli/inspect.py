@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 from palate.cli import Flat, flags_of, visible, with_flags
 from palate.cli.inputs import Reading, kinds
+from palate.data.layout import describe_store, is_store
 from palate.data.reading import inspect as inspect_table
 from palate.data.reading import inspect_side
 from palate.errors import ConfigError
@@ -27,10 +29,15 @@ def inspect(
     For a table of items or users: each column's kind, missing values and examples.
 
     Args:
-        file: A file, or a query with --connection.
+        file: A file, the folder of a data set on disk, or a query with --connection.
         kind: For a table of items or users, the kind of a column, for example year=number; may be given several times.
         reading: How it is read.
     """
+    if is_store(file):
+        if unused := [*reading.given(), *(["--kind"] if kind else [])]:
+            raise ConfigError(f"{file} is a data set on disk, which was read already; leave out {', '.join(unused)}")
+        print(visible(with_flags("\n".join(describe_store(Path(file))))))
+        return
     options = {name: reading.options()[name] for name in _ANY_TABLE}
     ids = {role: name for role in ("user_id", "item_id") if (name := getattr(reading, role)) is not None}
     side = None if len(ids) == 2 else inspect_side(file, kinds(kind), ids or None, **options)

@@ -16,8 +16,8 @@ import palate
 from palate.data.events import Events
 from palate.data.features.schema import FeatureBatch, FeatureSchema
 from palate.data.features.table import FeatureTable, aligned_table, title_column, titles
-from palate.data.ids import IdMap, fingerprint_of, index_interactions
-from palate.data.notebook import table_of
+from palate.data.ids import IdMap, fingerprint_of, index_interactions, unliked_note
+from palate.data.notebook import summary_of, table_of
 from palate.data.queries import Queries as Queries
 from palate.data.queries import Questions, build_queries, last_question, questions_of
 from palate.data.queries import Spec as Spec
@@ -104,11 +104,8 @@ class Dataset:
                 unused_items = others if side == "item" else unused_items
                 notes = (*notes, *found)
         rating = fields["rating"]
-        if rating is not None and (count := int((rating <= 0).sum())) and (rating > 0).any():
-            notes += (
-                f"{count:,} of {len(rating):,} rows have a rating of zero or less: in lists they do not count as "
-                "choices",
-            )
+        if rating is not None:
+            notes = (*notes, *unliked_note(int((rating <= 0).sum()), len(rating), float(rating.max())))
         tables |= {"item_kinds": dict(item_kinds or {}), "user_kinds": dict(user_kinds or {})}
         data = cls(**fields, **tables, notes=notes, events=events)
         data.__dict__["unused_items"] = unused_items
@@ -126,6 +123,18 @@ class Dataset:
             DataError: The table has faults; all are listed.
         """
         return palate.read_dataset(source, **options)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Dataset:
+        """Open a data set on disk: shorthand for `palate.open_dataset`. Columns stay on disk until they are read.
+
+        Args:
+            folder: What `palate data ingest`, `palate.data.store.save_dataset` or another program wrote.
+
+        Raises:
+            ArtifactError: A file is missing, truncated or edited, or the folder has another format.
+        """
+        return palate.open_dataset(folder)
 
     @classmethod
     def load(cls, name: str, path: str | Path | None = None) -> Dataset:
@@ -464,33 +473,9 @@ class Dataset:
         return self.item_table is not None and title_column(self.item_table.columns, self.item_kinds) is not None
 
     def __repr__(self) -> str:
-        counts, *lines = self._summary()
+        counts, *lines = summary_of(self)
         return "\n".join([f"Dataset: {counts[1]}", *(f"  {name:15}{value}" for name, value in lines)])
 
     def _repr_html_(self) -> str:
         """The summary as a table, for notebooks."""
-        return table_of(self._summary())
-
-    def _summary(self) -> list[tuple[str, str]]:
-        """Names and values of the lines that describe this data."""
-        counts = f"{self.n_users:,} users, {self.n_items:,} items, {len(self):,} interactions"
-        ratings = span = "none"
-        if self.rating is not None and self.rating_scale is not None and len(self):
-            mean = float(np.mean(self.rating, dtype=np.float64))
-            ratings = f"{self.rating_scale[0]:g} to {self.rating_scale[1]:g}, mean {mean:.2f}"
-        if self.timestamp is not None and len(self):
-            first, last = (np.datetime64(int(t), "s").astype("datetime64[D]") for t in _range(self.timestamp))
-            span = f"{first} to {last}"
-        tables = {"item features": self.item_table, "user features": self.user_table}
-        features = [(name, _list_columns(table)) for name, table in tables.items()]
-        return [("data", counts), ("time", span), ("ratings", ratings), *features]
-
-
-def _range(values: np.ndarray) -> tuple[int, int]:
-    return int(values.min()), int(values.max())
-
-
-def _list_columns(table: pl.DataFrame | None, limit: int = 8) -> str:
-    names = [] if table is None else table.columns[1:]
-    more = f", and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more if names else "none"
+        return table_of(summary_of(self))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -181,13 +181,38 @@ def index_interactions(interactions: pl.DataFrame, rating_scale: tuple[float, fl
     } | {name: None if column is None else column[order] for name, column in columns.items()}
 
 
-def fingerprint_of(maps: Sequence[IdMap], columns: Mapping[str, np.ndarray | None]) -> str:
-    """A hash of ids and rows, 16 hex digits."""
+def unliked_note(count: int, rows: int, highest: float) -> list[str]:
+    """A note on ratings of zero or less, if there are any beside higher ones.
+
+    Args:
+        count: Number of such ratings.
+        rows: Number of all ratings.
+        highest: The highest one.
+    """
+    if not count or highest <= 0:
+        return []
+    return [f"{count:,} of {rows:,} rows have a rating of zero or less: in lists they do not count as choices"]
+
+
+_IDS_PER_HASH = 1 << 17
+
+
+def fingerprint_of(maps: Sequence[IdMap], columns: Mapping[str, np.ndarray | Iterable[np.ndarray] | None]) -> str:
+    """A hash of ids and rows, 16 hex digits.
+
+    Args:
+        maps: The ids.
+        columns: Name -> values, whole or in pieces.
+    """
     digest = hashlib.sha256()
     for ids in maps:
-        digest.update(json.dumps(ids.ids.to_list()).encode())
+        digest.update(b"[")
+        for start in range(0, len(ids), _IDS_PER_HASH):
+            some = json.dumps(ids.ids[start : start + _IDS_PER_HASH].to_list())[1:-1]
+            digest.update((", " * bool(start) + some).encode())
+        digest.update(b"]")
     for name, column in columns.items():
         digest.update(name.encode())
-        if column is not None:
-            digest.update(np.ascontiguousarray(column).data)
+        for piece in [column] if isinstance(column, np.ndarray) else column or ():
+            digest.update(np.ascontiguousarray(piece).data)
     return digest.hexdigest()[:16]

@@ -1,22 +1,19 @@
 """Save a Dataset as a folder of plain arrays, and open it by memory map, so that only what is read takes memory.
 
-    FOLDER/dataset.json                    format, rows, rating scale, notes
+    FOLDER/dataset.json                    the manifest: format, counts, rating scale, notes, size and hash of each file
     FOLDER/user.npy item.npy ...           one array for each column, in the dataset's order
     FOLDER/users.parquet items.parquet     the ids, in index order
     FOLDER/user_table.parquet ...          side tables, if there are any
     FOLDER/history/                        the history, a folder of the same form, if there is one
 
 A folder is written under a temporary name and then renamed, so a failure leaves an existing folder unchanged.
+`docs/data-store.md` describes the layout for other writers; `palate.data.reading.ingest` writes it from tables.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -27,9 +24,8 @@ from palate.data.dataset import Dataset
 from palate.data.events import Events
 from palate.data.external_sort import DTYPES, Block, sort_blocks
 from palate.data.ids import IdMap
-from palate.errors import ArtifactError, ConfigError, DataError
-
-FORMAT = 1
+from palate.data.layout import TABLES, incomplete, map_column, read_ids, read_manifest, replace_folder, write_manifest
+from palate.errors import ConfigError, DataError
 
 
 def save_dataset(data: Dataset, folder: str | Path) -> None:
@@ -42,34 +38,29 @@ def save_dataset(data: Dataset, folder: str | Path) -> None:
     Raises:
         ArtifactError: The folder holds something else, or cannot be written (it is then unchanged).
     """
-    with _replace_folder(Path(folder)) as new:
+    with replace_folder(Path(folder)) as new:
         _write(data, new)
 
 
 def open_dataset(folder: str | Path, mmap: bool = True) -> Dataset:
-    """Open the data set of a folder.
+    """Open the data set of a folder. All files are read once and checked.
 
     Args:
-        folder: Written by `save_dataset` or `write_blocks`.
+        folder: Written by `save_dataset`, `write_blocks`, `palate data ingest` or another program.
         mmap: Whether arrays stay on disk until they are read. Mapped arrays are copied on write: changes never reach
             the disk.
 
     Raises:
-        ArtifactError: A file is missing, truncated or edited, or has a newer format.
+        ArtifactError: A file is missing, truncated or edited, or the folder has another format.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
+    about = read_manifest(folder)
     try:
-        about = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        if about["format"] != FORMAT:
-            raise ArtifactError(
-                f"{folder} has format {about['format']}, this version of palate reads {FORMAT}; "
-                "use the version that wrote it, or write it again"
-            )
         return _read(folder, about, mmap)
     except (
         OSError, EOFError, ValueError, KeyError, TypeError, ConfigError, DataError, pl.exceptions.PolarsError,
     ) as error:  # fmt: skip
-        raise ArtifactError(f"{folder} is not a complete data set folder ({error}); write it again") from error
+        raise incomplete(folder, error) from error
 
 
 def write_blocks(
@@ -105,7 +96,7 @@ def write_blocks(
     for name, table, n in (("user_table", user_table, n_users), ("item_table", item_table, n_items)):
         if table is not None and len(table) != n:
             raise DataError(f"{name} has {len(table)} rows; expected one for each of the {n} indices, in order")
-    with _replace_folder(Path(folder)) as new:
+    with replace_folder(Path(folder)) as new:
         rows, columns, found_scale = sort_blocks(blocks, new, n_users, n_items)
         empty = np.empty(0, dtype=np.int32)
         data = Dataset(
@@ -122,31 +113,6 @@ def write_blocks(
     return open_dataset(folder)
 
 
-@contextmanager
-def _replace_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder to write to, which replaces `folder` if nothing fails."""
-    if folder.exists() and not (folder / "dataset.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ArtifactError(f"{folder} exists and is not a data set folder; choose another folder, or remove it")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise ArtifactError(f"{folder} cannot be written ({error}); choose another folder") from error
-    try:
-        new = work / "new"
-        new.mkdir()
-        yield new
-        if folder.exists():
-            folder.rename(work / "old")
-        new.rename(folder)
-    except OSError as error:
-        if (work / "old").exists():
-            (work / "old").rename(folder)
-        raise ArtifactError(f"{folder} cannot be written ({error}); an existing data set is unchanged") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
 def _write(data: Dataset, folder: Path) -> None:
     columns = [name for name in DTYPES if getattr(data, name) is not None]
     for name in columns:
@@ -161,12 +127,11 @@ def _write_about(data: Dataset, folder: Path, rows: int, columns: list[str]) -> 
     """Write everything except the arrays."""
     data.users.ids.to_frame().write_parquet(folder / "users.parquet")
     data.items.ids.to_frame().write_parquet(folder / "items.parquet")
-    tables = {"item_table": data.item_table, "user_table": data.user_table}
+    tables = {name: getattr(data, name) for name in TABLES}
     for name, table in tables.items():
         if table is not None:
             table.write_parquet(folder / f"{name}.parquet")
     about = {
-        "format": FORMAT,
         "rows": rows,
         "users": data.n_users,
         "items": data.n_items,
@@ -178,28 +143,25 @@ def _write_about(data: Dataset, folder: Path, rows: int, columns: list[str]) -> 
         "notes": data.notes,
         "events": to_dict(data.events),
     }
-    (folder / "dataset.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
+    write_manifest(folder, about)
 
 
 def _read(folder: Path, about: dict[str, Any], mmap: bool) -> Dataset:
-    columns: dict[str, Any] = {}
-    for name in about["columns"]:
-        dtype = np.dtype(DTYPES[name])
-        # "c" is copy on write; torch does not accept read-only arrays.
-        column = np.load(folder / f"{name}.npy", mmap_mode="c" if mmap else None, allow_pickle=False)
-        if column.shape != (about["rows"],) or column.dtype != dtype:
-            raise ValueError(f"{name}.npy holds {column.dtype} {column.shape}, not {about['rows']} rows")
-        columns[name] = np.asarray(column)
-    users, items = (IdMap(pl.read_parquet(folder / f"{name}.parquet")["id"]) for name in ("users", "items"))
-    names = [name for name in ("user_table", "item_table") if name in about["tables"]]
-    tables: dict[str, Any] = {name: pl.read_parquet(folder / f"{name}.parquet") for name in names}
-    sizes: list[tuple[str, Any, str]] = [("users", users, "users"), ("items", items, "items")]
-    sizes += [(name, table, f"{name[:4]}s") for name, table in tables.items()]
-    for name, found, side in sizes:
-        if len(found) != about[side]:
-            raise ValueError(f"{name}.parquet holds {len(found)} rows, not {about[side]}")
-    scale, kinds = about["rating_scale"], about.get("kinds", [{}, {}])
-    return Dataset(
+    columns: dict[str, Any] = {
+        name: map_column(folder / f"{name}.npy", about["rows"], mmap) for name in about["columns"]
+    }
+    users, items = (IdMap(read_ids(folder / f"{name}.parquet", about[name])) for name in ("users", "items"))
+    tables: dict[str, Any] = {
+        name: pl.read_parquet(folder / f"{name}.parquet", glob=False) for name in TABLES if name in about["tables"]
+    }
+    for name, ids in (("user_table", users), ("item_table", items)):
+        if name in tables and len(tables[name]) != len(ids):
+            raise ValueError(f"{name}.parquet holds {len(tables[name])} rows, not {len(ids)}")
+        if name in tables and not tables[name][f"{name[:4]}_id"].cast(ids.ids.dtype).equals(ids.ids):
+            raise ValueError(f"the ids in {name}.parquet are not those of {name[:4]}s.parquet, in their order")
+    unused = tables.pop("unused_items", None)
+    scale, kinds = about["rating_scale"], about["kinds"]
+    data = Dataset(
         users=users,
         items=items,
         **columns,
@@ -209,5 +171,7 @@ def _read(folder: Path, about: dict[str, Any], mmap: bool) -> Dataset:
         item_kinds=kinds[0],
         user_kinds=kinds[1],
         notes=tuple(about["notes"]),
-        events=from_dict(Events, about.get("events", {})),
+        events=from_dict(Events, about["events"]),
     )
+    data.__dict__["unused_items"] = unused
+    return data

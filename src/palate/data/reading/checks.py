@@ -1,11 +1,12 @@
 """Typed columns from raw ones: every fault is counted and shown by row.
 
-A row's number is its 1-based position among the data rows (the header does not count).
+A row's number is its 1-based position among the data rows (the header does not count). Times are in
+`palate.data.reading.times`.
 """
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,147 +14,6 @@ import numpy as np
 import polars as pl
 
 from palate.errors import quoted
-
-_UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
-_YEAR_9999 = (253_370_764_800, 253_402_300_799)
-"""First and last second of the year 9999, the usual "never"; in milliseconds these are a few hours of 1978."""
-_COMPACT_DATES = {
-    "%Y%m%d": (19_000_101, 21_001_231),
-    "%Y%m%d%H%M%S": (19_000_101_000_000, 21_001_231_235_959),
-}
-"""Dates written as one number: format -> smallest and largest number."""
-_ISO = (
-    r"^(?<date>\d{4}[-/]\d{2}[-/]\d{2})(?:[T ]+(?<clock>\d{2}:\d{2}(?::\d{2})?)(?:[.,]\d+)?"
-    r"\s*(?<zone>Z|UTC|[+-]\d{2}(?::?\d{2})?)?)?$"
-)
-_LOCAL = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4}|\d{2})( \d{1,2}:\d{2}(:\d{2})?)?")
-_ACCEPTED = (
-    "; accepted are ISO 8601 (2020-09-22, 2020-09-22T10:30:00Z) and whole numbers since 1970 in seconds, milliseconds, "
-    "microseconds or nanoseconds; for any other form pass timestamp_format="
-)
-
-
-def parse_times(values: pl.Series, found: Findings, timestamp_format: str | None = None) -> pl.Series:
-    """Seconds since 1970 UTC, Int64.
-
-    Args:
-        values: Whole numbers of one unit, dates, times, or text that holds numbers or ISO 8601.
-        found: Takes the faults, and a note if the values are converted from another unit.
-        timestamp_format: Format of the values, as in `strptime` ("%m/%d/%Y"). Times without a zone are UTC.
-    """
-    name, dtype = values.name, values.dtype
-    if dtype in TEXT_TYPES:
-        values = values.cast(pl.String).str.strip_chars().replace("", None)
-    found.add_fault(name, "empty", values.is_null())
-    if dtype in (pl.Date, pl.Datetime):
-        return values.cast(pl.Datetime("us")).dt.epoch("s")
-    nothing = pl.repeat(None, len(values), dtype=pl.Int64, eager=True).alias(name)
-    if not (dtype in TEXT_TYPES or dtype.is_numeric() or dtype == pl.Null):
-        found.add_fault(name, f"not a time (the column is {dtype})", values.is_not_null(), values)
-        return nothing
-    if timestamp_format is not None:
-        return _parse_format(values, timestamp_format, found)
-    numbers = nothing if dtype.is_float() else values.cast(pl.Int64, strict=False)
-    if numbers.null_count() > values.null_count():
-        numbers = numbers.fill_null(values.cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False))
-    dates = nothing
-    if dtype in TEXT_TYPES and numbers.null_count() > values.null_count():
-        dates = _parse_iso(values)
-    unknown = numbers.is_null() & dates.is_null() & values.is_not_null()
-    advice = _ACCEPTED + _suggest_format(values.filter(unknown)) if dtype in TEXT_TYPES else ""
-    found.add_fault(name, "not a time", unknown, values, advice)
-    if dates.count() and numbers.count():
-        rare = min(dates, numbers, key=pl.Series.count).is_not_null()
-        found.add_fault(name, "whole numbers and dates are mixed, unlike the rest", rare, values)
-    if dates.count() > numbers.count():
-        return dates
-    compact = _parse_compact_dates(numbers, found)
-    return _convert_unit(numbers, values, found) if compact is None else compact
-
-
-def _parse_format(values: pl.Series, timestamp_format: str, found: Findings) -> pl.Series:
-    text = values.cast(pl.Int64, strict=False) if values.dtype.is_float() else values
-    times = text.cast(pl.String).str.to_datetime(timestamp_format, strict=False)
-    unknown = times.is_null() & values.is_not_null()
-    found.add_fault(values.name, f"not of the form timestamp_format={timestamp_format!r}", unknown, values)
-    return times.dt.epoch("s")
-
-
-def _suggest_format(values: pl.Series) -> str:
-    """The `timestamp_format` of dates such as 09/22/2020 or 22.9.2020, if that is what the values are."""
-    matches = [_LOCAL.fullmatch(value) for value in values.head(1000)]
-    found = [match for match in matches if match is not None]
-    if not found or len(found) < len(matches):
-        return ""
-    between, year = found[0][2], "%Y" if len(found[0][4]) == 4 else "%y"
-    clock = "" if found[0][5] is None else " %H:%M" if found[0][6] is None else " %H:%M:%S"
-    day_first, month_first = (f"{between.join((*order, year))}{clock}" for order in (("%d", "%m"), ("%m", "%d")))
-    if between == "." or any(int(match[1]) > 12 for match in found):
-        return repr(day_first)
-    if any(int(match[3]) > 12 for match in found):
-        return repr(month_first)
-    return f"{month_first!r} (month first) or {day_first!r} (day first)"
-
-
-def _parse_compact_dates(numbers: pl.Series, found: Findings) -> pl.Series | None:
-    """Seconds of numbers such as 20200131 or 20200131235959; None unless nearly all of them are such dates."""
-    if not numbers.count():
-        return None
-    for form, (first, last) in _COMPACT_DATES.items():
-        times = numbers.cast(pl.String).str.to_datetime(form, strict=False)
-        within = numbers.is_between(first, last)
-        if within.sum() > numbers.count() / 2 and times.filter(within).count() > within.sum() / 2:
-            unknown = numbers.is_not_null() & ~(within & times.is_not_null())
-            found.add_fault(numbers.name, f"not a date of the form {form}, unlike the rest", unknown, numbers)
-            found.notes.append(f"{numbers.name}: read as dates of the form {form}")
-            return times.dt.epoch("s")
-    return None
-
-
-def _convert_unit(numbers: pl.Series, values: pl.Series, found: Findings) -> pl.Series:
-    """Whole numbers to seconds. The size of a number tells its unit; zero and the year 9999 fit any."""
-    size = numbers.abs()
-    unit = (size >= 10**11).cast(pl.Int8) + (size >= 10**14).cast(pl.Int8) + (size >= 10**17).cast(pl.Int8)
-    clear = (numbers != 0) & ~size.is_between(*_YEAR_9999)
-    counts = (
-        unit.filter(clear).drop_nulls().alias("unit").value_counts().sort("count", "unit", descending=[True, False])
-    )
-    if counts.is_empty():
-        return numbers
-    if counts.height > 1:
-        parts = []
-        for kind, count in counts.rows():
-            where = (unit == kind) & clear
-            parts.append(f"{count:,} in {_UNITS[kind]} {found.examples(where, values, limit=2)}")
-        found.faults.append(f"{values.name}: units are mixed, {', '.join(parts)}; a column has one unit")
-        return numbers // 1000 ** unit.cast(pl.Int64)
-    kind = int(counts.item(0, 0))
-    if kind:
-        found.notes.append(f"{values.name}: converted from {_UNITS[kind]} to seconds")
-    return numbers // 1000**kind if kind else numbers
-
-
-def _parse_iso(text: pl.Series) -> pl.Series:
-    """ISO dates and times to seconds, null for other text; without a zone they are UTC."""
-    parts = text.alias("text").to_frame().select(pl.col("text").str.extract_groups(_ISO)).unnest("text")
-    date = (
-        pl.col("date")
-        .str.replace_all("/", "-")
-        .str.to_date("%Y-%m-%d", strict=False)
-        .cast(pl.Datetime("us"))
-        .dt.epoch("s")
-    )
-    clock = pl.col("clock").str.split(":").list.eval(pl.element().cast(pl.Int64))
-    hour, minute = clock.list.get(0, null_on_oob=True), clock.list.get(1, null_on_oob=True)
-    second = clock.list.get(2, null_on_oob=True).fill_null(0)
-    in_range = (hour < 24) & (minute < 60) & (second < 61)
-    digits = pl.col("zone").str.replace_all(r"[^0-9]", "").str.pad_end(4, "0").cast(pl.Int64, strict=False)
-    offset = (digits // 100 * 3600 + digits % 100 * 60) * pl.when(pl.col("zone").str.starts_with("-")).then(
-        -1
-    ).otherwise(1)
-    time = pl.when(pl.col("clock").is_null()).then(0).when(in_range).then(hour * 3600 + minute * 60 + second)
-    return parts.select((date + time - offset.fill_null(0)).alias(text.name)).to_series()
-
 
 ROW = "\x00row"
 """Column of the row numbers."""
@@ -166,6 +26,52 @@ _EXACT_FLOATS: dict[pl.DataType, int] = {pl.Float64(): 2**53, pl.Float32(): 2**2
 _LARGEST_ID = 2**63 - 1
 
 
+@dataclass(frozen=True)
+class Examples:
+    """Some rows of a table: how many there are, and the first of them in words.
+
+    Attributes:
+        count: Number of rows.
+        shown: The first ones: row numbers, or "'x' in row 3".
+        values: Whether `shown` tells values.
+    """
+
+    count: int = 0
+    shown: tuple[str, ...] = ()
+    values: bool = False
+
+    def __add__(self, later: Examples) -> Examples:
+        shown = (self.shown + later.shown)[:MAX_EXAMPLES]
+        return Examples(self.count + later.count, shown, self.values or later.values)
+
+    def listed(self, limit: int = MAX_EXAMPLES) -> str:
+        """The first rows: "('x' in row 3, '' in row 9 and 4 more)"."""
+        more = f" and {self.count - limit:,} more" if self.count > limit else ""
+        kind = "" if self.values else "rows " if self.count > 1 else "row "
+        return f"({kind}{', '.join(self.shown[:limit])}{more})"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One kind of fault of a table, and the rows that have it.
+
+    Attributes:
+        column: The role, or what else the message begins with; "" for nothing.
+        reason: What is wrong.
+        rows: The rows.
+        advice: What to do; ends the message.
+    """
+
+    column: str
+    reason: str
+    rows: Examples
+    advice: str = ""
+
+    def __str__(self) -> str:
+        begin = f"{self.column}: " if self.column else ""
+        return f"{begin}{self.reason} in {plural(self.rows.count)} {self.rows.listed()}{self.advice}"
+
+
 @dataclass(eq=False)
 class Findings:
     """What the checks of a table have found so far.
@@ -176,20 +82,33 @@ class Findings:
         columns: Role -> name of its column in the source, for messages.
         faults, notes: In words.
         merged: Number of rows merged into others.
+        empty_lines: Number of empty lines that were skipped.
+        counts: What became of repeated rows (see `palate.data.reading.duplicates`).
+        later: What can be judged only when all blocks of a table were read, by name; None if the table is no block.
+        suffix: Follows each row number, for example " of a.csv".
     """
 
     rows: pl.Series
     bad: pl.Series
     columns: Mapping[str, str] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
+    faults: list[str | Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     merged: int = 0
+    empty_lines: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    later: dict[str, Examples] | None = None
+    suffix: str = ""
 
     @classmethod
     def of(cls, raw: pl.DataFrame) -> Findings:
         """No findings yet; rows are numbered by the column `ROW`, or in order if there is none."""
         rows = raw[ROW] if ROW in raw.columns else pl.int_range(1, raw.height + 1, dtype=pl.Int64, eager=True)
         return cls(rows, pl.repeat(False, raw.height, dtype=pl.Boolean, eager=True))
+
+    @property
+    def texts(self) -> list[str]:
+        """The faults in words."""
+        return list(map(str, self.faults))
 
     def add_fault(
         self, column: str, reason: str, where: pl.Series, values: pl.Series | None = None, advice: str = ""
@@ -204,14 +123,17 @@ class Findings:
             advice: What to do, appended to the message.
         """
         if where.any():
-            count = plural(int(where.sum()))
-            self.faults.append(f"{column}: {reason} in {count} {self.examples(where, values)}{advice}")
+            self.faults.append(Fault(column, reason, self.examples(where, values), advice))
             self.bad = self.bad | where.fill_null(False)
 
-    def examples(self, where: pl.Series, values: pl.Series | None = None, limit: int = MAX_EXAMPLES) -> str:
-        """The first rows of a bool mask, with their values if given: "('x' in row 3, '' in row 9 and 4 more)"."""
-        at = where.arg_true()
-        return row_examples(self.rows[at], None if values is None else values[at], limit)
+    def examples(self, where: pl.Series, values: pl.Series | None = None) -> Examples:
+        """The rows of a bool mask, with their values if given."""
+        return row_examples(self.rows, where, values, self.suffix)
+
+    def add_later(self, name: str, where: pl.Series, values: pl.Series) -> None:
+        """Record the rows of a bool mask in `later`."""
+        assert self.later is not None
+        self.later[name] = self.later.get(name, Examples()) + self.examples(where, values)
 
 
 def parse_ids(values: pl.Series, found: Findings) -> pl.Series:
@@ -268,13 +190,28 @@ def _note_blanks(text: pl.Series, stripped: pl.Series, found: Findings) -> None:
     padded = (text != stripped).fill_null(False)
     if not padded.any():
         return
-    ids, distinct = text.n_unique(), stripped.n_unique()
-    note = f"{text.name}: {text.filter(padded).n_unique():,} of {plural(ids, 'id')} begin or end with a blank "
-    note += f"{found.examples(padded, text, limit=2)} and are kept as written"
-    if ids > distinct:
-        count = f"{ids - distinct:,} of them would equal another id"
-        note += f"; without blanks, {count} (strip the column if they are the same)"
-    found.notes.append(note)
+    if found.later is not None:
+        found.add_later(f"{text.name} blanks", padded, text)
+    else:
+        found.notes.append(blanks_note(text, stripped, found.examples(padded, text)))
+
+
+def blanks_note(ids: pl.Series, stripped: pl.Series, rows: Examples) -> str:
+    """A note on ids with surrounding blanks.
+
+    Args:
+        ids: All ids, perhaps repeated.
+        stripped: The same without surrounding blanks.
+        rows: The rows of ids with blanks.
+    """
+    count, distinct = ids.n_unique(), stripped.n_unique()
+    padded = ids.filter((ids != stripped).fill_null(False)).n_unique()
+    note = f"{ids.name}: {padded:,} of {plural(count, 'id')} begin or end with a blank {rows.listed(2)} and are kept "
+    note += "as written"
+    if count > distinct:
+        equal = f"{count - distinct:,} of them would equal another id"
+        note += f"; without blanks, {equal} (strip the column if they are the same)"
+    return note
 
 
 def parse_numbers(values: pl.Series, found: Findings, scale: tuple[float, float] | None) -> pl.Series:
@@ -308,10 +245,20 @@ def plural(number: int, noun: str = "row") -> str:
     return f"{number:,} {noun}" + ("s" if number != 1 else "")
 
 
-def row_examples(rows: pl.Series, values: pl.Series | None, limit: int = MAX_EXAMPLES) -> str:
-    """The first of some row numbers, with their values if given."""
-    more = f" and {len(rows) - limit:,} more" if len(rows) > limit else ""
-    if values is None:
-        return f"(row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows.head(limit)))}{more})"
-    parts = [f"{quoted(value)} in row {row}" for value, row in zip(values.head(limit), rows.head(limit), strict=True)]
-    return f"({', '.join(parts)}{more})"
+def row_examples(rows: pl.Series, where: pl.Series, values: pl.Series | None = None, suffix: str = "") -> Examples:
+    """The rows of a bool mask, with their values if given.
+
+    Args:
+        rows: The number of each row, Int64 `[rows]`.
+        where: Bool `[rows]`.
+        values: `[rows]`.
+        suffix: Follows each row number.
+    """
+    count = int(where.sum())
+    if not count:
+        return Examples(values=values is not None)
+    first = where.arg_true().head(MAX_EXAMPLES)
+    names = [f"{number}{suffix}" for number in rows[first]]
+    if values is not None:
+        names = [f"{quoted(value)} in row {name}" for value, name in zip(values[first], names, strict=True)]
+    return Examples(count, tuple(names), values is not None)

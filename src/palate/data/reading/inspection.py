@@ -140,7 +140,7 @@ def inspect(source: Any, **options: Any) -> Inspection:
         _count(table.label, columns, frame),
         rows=len(findings.rows),
         duplicates=findings.merged,
-        faults=tuple(findings.faults),
+        faults=tuple(findings.texts),
         notes=tuple(findings.notes),
     )
 

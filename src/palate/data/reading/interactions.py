@@ -8,22 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
 
 from palate.data.events import Events
-from palate.data.reading.checks import (
-    MAX_EXAMPLES,
-    ROW,
-    Findings,
-    parse_ids,
-    parse_numbers,
-    parse_times,
-    plural,
-    row_examples,
-)
+from palate.data.layout import is_store
+from palate.data.reading.checks import ROW, Fault, Findings, parse_ids, parse_numbers, plural, row_examples
+from palate.data.reading.duplicates import Duplicates, duplicate_notes, merge_duplicates
 from palate.data.reading.formats import open_table
 from palate.data.reading.sessions import cut_sessions, parse_gap, session_columns
 from palate.data.reading.table import (
@@ -37,94 +30,8 @@ from palate.data.reading.table import (
     find_columns,
     suggest_weight,
 )
-from palate.errors import ConfigError, DataError, quoted
-
-Duplicates = Literal["error", "last", "first", "mean", "sum", "keep"]
-
-_PAIR = ["user_id", "item_id"]
-
-
-def merge_duplicates(frame: pl.DataFrame, policy: Duplicates, found: Findings) -> pl.DataFrame:
-    """One row for each (user, item), in input order; all rows under "keep".
-
-    Args:
-        frame: Typed rows with the column `ROW`.
-        policy: See `palate.data.reading.interactions.read_interactions`.
-        found: Takes the notes and, under "error", the pairs with different values.
-    """
-    values = [name for name in ("rating", "weight") if name in frame.columns]
-    if policy == "sum" and not values:
-        frame, values = frame.with_columns(pl.lit(1.0, pl.Float32).alias("weight")), ["weight"]
-    repeated = _repeated_pairs(frame)
-    if repeated is None:
-        return frame
-    if policy == "keep":
-        pairs = frame.filter(repeated)[_PAIR].n_unique()
-        found.notes.append(
-            f"{int(repeated.sum()):,} rows of {plural(pairs, 'user-item pair')} kept as events of their own: models "
-            "that read order learn from all of them, the others from the last one"
-        )
-        return frame
-    single, several = frame.filter(~repeated), frame.filter(repeated)
-    if policy in ("error", "first", "last"):
-        columns = [name for name in frame.columns if name != ROW]
-        distinct = several.unique(columns, keep="first", maintain_order=True)
-        if distinct.height < several.height:
-            found.notes.append(f"{plural(several.height - distinct.height)} equal to an earlier row removed")
-        several = distinct
-    if policy == "error" and values:
-        _add_conflicts(several, values, found)
-    order = ["timestamp", ROW] if "timestamp" in frame.columns else [ROW]
-    groups = several.sort(order).group_by(_PAIR, maintain_order=True)
-    merged = groups.agg(_merge_expressions(policy, frame.columns, values)).select(frame.columns)
-    if merged.height < several.height:
-        rule = "last" if policy == "error" else policy
-        found.notes.append(f"{several.height:,} rows of the same user and item merged into {merged.height:,} ({rule})")
-    return pl.concat([single, merged]).sort(ROW)
-
-
-def _merge_expressions(policy: Duplicates, columns: Sequence[str], values: Sequence[str]) -> list[pl.Expr]:
-    pick = pl.first if policy == "first" else pl.last
-    if policy not in ("mean", "sum"):
-        return [pick(name) for name in columns if name not in _PAIR]
-    exact = [pl.col(name).cast(pl.Float64) for name in values]
-    merged = [(value.mean() if policy == "mean" else value.sum()).cast(pl.Float32) for value in exact]
-    return [*merged, *(pick(name) for name in columns if name not in [*_PAIR, *values])]
-
-
-def _repeated_pairs(frame: pl.DataFrame) -> pl.Series | None:
-    """Mask of the rows whose (user, item) occurs more than once; None if there are none."""
-    # Equal pairs have equal hashes, so only pairs with a repeated hash are compared themselves.
-    hashes = frame["user_id"].hash(seed=1).to_numpy() * np.uint64(0x9E3779B97F4A7C15)
-    hashes += frame["item_id"].hash(seed=2).to_numpy()
-    ordered = np.sort(hashes)
-    again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    if not len(again):
-        return None
-    rows = pl.Series(hashes).is_in(pl.Series(again).implode()).arg_true()
-    repeated = frame.select(_PAIR)[rows].is_duplicated()
-    mask = np.zeros(frame.height, dtype=bool)
-    mask[rows.filter(repeated).to_numpy()] = True
-    return pl.Series(mask) if mask.any() else None
-
-
-def _add_conflicts(several: pl.DataFrame, values: Sequence[str], found: Findings) -> None:
-    """Under "error", a fault for the pairs with more than one rating or weight."""
-    groups = several.group_by(_PAIR, maintain_order=True).agg(pl.col(*values, ROW))
-    wrong = groups.filter(pl.any_horizontal(pl.col(*values).list.n_unique() > 1))
-    if wrong.is_empty():
-        return
-    column = next(name for name in values if wrong[name].list.n_unique().max() > 1)  # type: ignore[operator]
-    parts = []
-    for row in wrong.head(MAX_EXAMPLES).iter_rows(named=True):
-        pairs = ", ".join(f"{value:g} (row {number})" for value, number in zip(row[column], row[ROW], strict=True))
-        parts.append(f"user {quoted(row['user_id'])} item {quoted(row['item_id'])}: {pairs}")
-    more = f"; and {wrong.height - MAX_EXAMPLES} more" if wrong.height > MAX_EXAMPLES else ""
-    found.faults.append(
-        f"different {column}s in {plural(wrong.height, 'user-item pair')}: {'; '.join(parts)}{more}; "
-        "choose a rule: duplicates='last', 'first', 'mean' or 'sum'; or 'keep', if they are events of their own"
-    )
-
+from palate.data.reading.times import parse_times
+from palate.errors import ConfigError, DataError
 
 Scale = tuple[float, float]
 
@@ -185,7 +92,8 @@ def read_interactions(
 
     Args:
         source: Path of a CSV, TSV or otherwise delimited file (also `::`), of Parquet or JSON lines, text also as .gz;
-            a query that starts with SELECT or WITH; a polars, pandas or Arrow frame.
+            a query that starts with SELECT or WITH; a polars, pandas or Arrow frame; or the folder of a data set on
+            disk, which takes no options.
         columns: Role -> column name or 0-based position, for example `{"user_id": "CustomerNo"}` (None: there is no
             such column); or the roles in file order, `["user_id", "item_id", "rating", None]`, None for a column to
             skip. Roles that a mapping does not mention are recognised by their usual names.
@@ -211,6 +119,11 @@ def read_interactions(
         ConfigError: An option is out of range.
         MissingExtra: The source needs a package that is not installed.
     """
+    if is_store(source):
+        given: dict[str, Any] = {"columns": columns, "separator": separator, "has_header": has_header}
+        given |= {"duplicates": duplicates, "session": session, "session_gap": session_gap}
+        given |= {"timestamp_format": timestamp_format, "connection": connection}
+        return _stored(source, [name for name, value in given.items() if value is not None])
     table, frame, _, findings = check_source(
         source,
         columns=columns,
@@ -226,10 +139,21 @@ def read_interactions(
         max_gb=max_gb,
     )
     if findings.faults:
-        raise DataError.faults(table.label, findings.faults)
+        raise DataError.faults(table.label, findings.texts)
     sessions = session is not None or session_gap is not None
     events = Events(repeats=(duplicates or ("keep" if sessions else "error")) == "keep", sessions=sessions)
     return CheckedInteractions(frame.drop(ROW), tuple(findings.notes), events)
+
+
+def _stored(folder: Any, given: Sequence[str]) -> CheckedInteractions:
+    """The interactions of a data set on disk."""
+    from palate.data.store import open_dataset  # loads torch
+
+    if given:
+        options = ", ".join(f"{name}=" for name in given)
+        raise ConfigError(f"{folder} is a data set on disk, which was read already; leave out {options}")
+    data = open_dataset(folder)
+    return CheckedInteractions(data.frame(), data.notes, data.events)
 
 
 def check_source(
@@ -259,33 +183,60 @@ def check_source(
     gap = None if session_gap is None else parse_gap(session_gap)
     columns = columns if session is None else session_columns(columns, session, gap)
     duplicates = duplicates or ("error" if session is None and gap is None else "keep")
-    _check_options(columns, duplicates, rating_scale, timestamp_format)
-    table = _open(source, columns, **options)
+    check_options(columns, duplicates, rating_scale, timestamp_format)
+    table = open_interactions(source, columns, **options)
     roles, faults = find_columns(table, columns)
+    raw = table.read(list(dict.fromkeys(roles.values())), column_types(roles, timestamp_format))
+    if raw.is_empty() and roles:
+        faults.append(no_rows(table))
+    frame, found = convert(raw, roles, rating_scale, timestamp_format, skip_blank=table.is_text)
+    found.faults[:0] = faults
+    found.notes[:0] = empty_lines_note(found.empty_lines)
+    found.notes += suggest_weight(table, roles, columns)
+    if {"user_id", "item_id"} <= set(roles):
+        frame = frame if gap is None else cut_sessions(frame, gap, found)
+        before = frame.height
+        frame, conflicts = merge_duplicates(frame, duplicates, found.counts)
+        found.merged = before - frame.height
+        found.notes += duplicate_notes(found.counts, duplicates)
+        found.faults += conflicts.texts()
+        _check_ratings(frame, duplicates, rating_scale, found)
+    return table, frame, roles, found
+
+
+def column_types(roles: Mapping[Role, str], timestamp_format: str | None) -> dict[str, pl.DataType]:
+    """Column -> the type that a text table is first read with; ids are text.
+
+    Args:
+        roles: Role -> column.
+        timestamp_format: Format of the times, if given; they are then text.
+    """
     types: dict[str, pl.DataType] = {
         name: pl.Int64() if role == "timestamp" else pl.Float64()
         for role, name in roles.items()
         if role != "timestamp" or timestamp_format is None
     }
-    types = {name: types[name] for name in set(types) - {roles.get("user_id"), roles.get("item_id")}}
-    raw = table.read(list(dict.fromkeys(roles.values())), types)
-    if raw.is_empty() and roles:
-        faults.append("the table has a header but no rows" if table.is_text else "the table has no rows")
-    frame, found = _convert(raw, roles, rating_scale, timestamp_format, skip_blank=table.is_text)
-    found.faults[:0] = faults
-    found.notes += suggest_weight(table, roles, columns)
-    if {"user_id", "item_id"} <= set(roles):
-        frame = frame if gap is None else cut_sessions(frame, gap, found)
-        before = frame.height
-        frame = merge_duplicates(frame, duplicates, found)
-        found.merged = before - frame.height
-        _check_ratings(frame, duplicates, rating_scale, found)
-    return table, frame, roles, found
+    return {name: types[name] for name in set(types) - {roles.get("user_id"), roles.get("item_id")}}
 
 
-def _check_options(
+def no_rows(table: Table) -> str:
+    """The fault of a table without rows."""
+    return "the table has a header but no rows" if table.is_text else "the table has no rows"
+
+
+def empty_lines_note(count: int) -> list[str]:
+    """A note on skipped lines, if there are any."""
+    return [f"{plural(count, 'empty line')} skipped"] if count else []
+
+
+def check_options(
     columns: Columns | None, duplicates: str, scale: Scale | None, timestamp_format: str | None = None
 ) -> None:
+    """Check options of `read_interactions`.
+
+    Raises:
+        ConfigError: One is out of range.
+    """
     check_columns(columns)
     if duplicates not in get_args(Duplicates):
         raise ConfigError(f"duplicates = {duplicates!r} is not one of {', '.join(get_args(Duplicates))}")
@@ -297,7 +248,16 @@ def _check_options(
         )
 
 
-def _open(source: Any, columns: Columns | None, *, has_header: bool | None = None, **options: Any) -> Table:
+def open_interactions(source: Any, columns: Columns | None, *, has_header: bool | None = None, **options: Any) -> Table:
+    """Open a table of interactions, with the column names that `columns` gives in mind.
+
+    Args:
+        source, columns, has_header: As in `read_interactions`.
+        options: Other options of `open_table`.
+
+    Raises:
+        DataError: The source cannot be read as a table.
+    """
     named = [n for n in columns.values() if isinstance(n, str)] if isinstance(columns, Mapping) else []
     known = [*named, *KNOWN_NAMES]
     table = open_table(source, has_header=has_header, known=known, **options)
@@ -311,39 +271,42 @@ def _open(source: Any, columns: Columns | None, *, has_header: bool | None = Non
     return table
 
 
-def _convert(
+def convert(
     raw: pl.DataFrame,
     roles: Mapping[Role, str],
     scale: Scale | None,
     timestamp_format: str | None,
     skip_blank: bool,
+    prepare: Callable[[Findings], None] = lambda found: None,
 ) -> tuple[pl.DataFrame, Findings]:
     """Give each role its type and find every value that has none.
 
     Args:
-        raw: The columns that `roles` names, and perhaps `TOO_LONG`.
+        raw: The columns that `roles` names, and perhaps `TOO_LONG` and `ROW`.
         roles: Role -> column.
         scale: Lowest and highest rating allowed.
         timestamp_format: Format of the times, if given.
-        skip_blank: Whether rows without any value are empty lines of a text file, which are skipped with a note.
+        skip_blank: Whether rows without any value are empty lines of a text file, which are skipped and counted.
+        prepare: Called with the findings before anything is found. Does nothing by default.
 
     Returns:
         The usable rows (`user_id`, `item_id`, ... and `ROW`, their number) and the findings.
     """
-    raw = raw.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias(ROW))
-    notes: list[str] = []
-    faults: list[str] = []
+    if ROW not in raw.columns:
+        raw = raw.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias(ROW))
+    whole, empty_lines = raw, 0
     if TOO_LONG in raw.columns:
-        rows = raw.filter(TOO_LONG)[ROW]
-        faults.append(f"more fields than in the first line in {plural(len(rows))} {row_examples(rows, None)}")
         raw = raw.filter(~pl.col(TOO_LONG))
     if skip_blank and roles and raw[next(iter(roles.values()))].has_nulls():
         blank = pl.all_horizontal(pl.col(*roles.values()).is_null())
-        if skipped := raw.select(blank.sum()).item():
-            notes.append(f"{plural(skipped, 'empty line')} skipped")
+        if empty_lines := raw.select(blank.sum()).item():
             raw = raw.filter(~blank)
     found = Findings.of(raw)
-    found.faults, found.notes, found.columns = faults, notes, {str(role): name for role, name in roles.items()}
+    found.empty_lines, found.columns = empty_lines, {str(role): name for role, name in roles.items()}
+    prepare(found)
+    if TOO_LONG in whole.columns:
+        rows = row_examples(whole[ROW], whole[TOO_LONG], suffix=found.suffix)
+        found.faults.append(Fault("", "more fields than in the first line", rows))
     parsers: dict[Role, Callable[[pl.Series, Findings], pl.Series]] = {
         "user_id": parse_ids,
         "item_id": parse_ids,
@@ -362,14 +325,28 @@ def _check_ratings(frame: pl.DataFrame, duplicates: Duplicates, scale: Scale | N
         return
     ratings = frame["rating"]
     if frame.height > 1 and ratings.n_unique() == 1:
-        found.notes.append(f"all ratings are {ratings[0]:g}: they show who chose what, not who liked what more")
+        found.notes.append(equal_ratings_note(ratings[0]))
     if duplicates == "sum" and scale is not None:
         outside = frame.filter((pl.col("rating") < scale[0]) | (pl.col("rating") > scale[1]))
         if outside.height:
-            found.faults.append(
-                f"rating: {plural(outside.height, 'sum')} of repeated rows outside the scale {scale[0]:g} to "
-                f"{scale[1]:g} (the first one ends in row {outside[ROW][0]})"
-            )
+            found.faults.append(sums_fault(outside.height, scale, outside[ROW][0]))
+
+
+def equal_ratings_note(rating: float) -> str:
+    """A note on ratings that are all the same."""
+    return f"all ratings are {rating:g}: they show who chose what, not who liked what more"
+
+
+def sums_fault(count: int, scale: Scale, row: Any) -> str:
+    """The fault of summed ratings outside the scale.
+
+    Args:
+        count: Number of sums.
+        scale: Lowest and highest rating allowed.
+        row: The last row of the first sum.
+    """
+    outside = f"{plural(count, 'sum')} of repeated rows outside the scale {scale[0]:g} to {scale[1]:g}"
+    return f"rating: {outside} (the first one ends in row {row})"
 
 
 def filter_interactions(
@@ -392,14 +369,10 @@ def filter_interactions(
         ConfigError: A filter is out of range.
         DataError: The data has no ratings to filter by, or no rows remain.
     """
-    faults = [f"{name} = {n} is below 0" for name, n in (("min_user", min_user), ("min_item", min_item)) if n < 0]
-    if faults:
-        raise ConfigError.faults("filter", faults)
+    check_filters(frame.columns, min_rating, min_user, min_item)
     notes = []
     kept = frame
     if min_rating is not None:
-        if "rating" not in frame.columns:
-            raise DataError(f"min_rating = {min_rating:g} needs ratings; the columns are {', '.join(frame.columns)}")
         kept = frame.filter(pl.col("rating") >= min_rating)
         if kept.height < frame.height:
             notes.append(f"min_rating {min_rating:g}: {_removed(frame, kept)}")
@@ -413,6 +386,24 @@ def filter_interactions(
     if kept.is_empty():
         raise DataError(f"no interactions remain of {frame.height:,}: {'; '.join(notes) or 'there were none'}")
     return CheckedInteractions(kept, tuple(notes))
+
+
+def check_filters(columns: Sequence[str], min_rating: float | None, min_user: int, min_item: int) -> None:
+    """Check the options of `filter_interactions`.
+
+    Args:
+        columns: Those of the interactions.
+        min_rating, min_user, min_item: The options.
+
+    Raises:
+        ConfigError: A filter is out of range.
+        DataError: There are no ratings to filter by.
+    """
+    faults = [f"{name} = {n} is below 0" for name, n in (("min_user", min_user), ("min_item", min_item)) if n < 0]
+    if faults:
+        raise ConfigError.faults("filter", faults)
+    if min_rating is not None and "rating" not in columns:
+        raise DataError(f"min_rating = {min_rating:g} needs ratings; the columns are {', '.join(columns)}")
 
 
 def _core(frame: pl.DataFrame, min_user: int, min_item: int) -> tuple[pl.Series, int]:
@@ -438,6 +429,17 @@ def _codes(ids: pl.Series) -> np.ndarray:
 
 def _removed(before: pl.DataFrame, after: pl.DataFrame, rounds: int = 0) -> str:
     gone = {key: before[f"{key}_id"].n_unique() - after[f"{key}_id"].n_unique() for key in ("user", "item")}
+    return removed_rows(before.height, after.height, gone, rounds)
+
+
+def removed_rows(before: int, after: int, gone: Mapping[str, int], rounds: int = 0) -> str:
+    """What a filter removed, in words.
+
+    Args:
+        before, after: Number of rows.
+        gone: How many users ("user") and items ("item") have no rows left.
+        rounds: Rounds that it took; 0 does not tell.
+    """
     lost = " and ".join(plural(n, key) for key, n in gone.items())
     how_long = f" in {plural(rounds, 'round')}" if rounds else ""
-    return f"{before.height - after.height:,} of {plural(before.height)} removed{how_long}; {lost} have no rows left"
+    return f"{before - after:,} of {plural(before)} removed{how_long}; {lost} have no rows left"

@@ -7,9 +7,12 @@ from typing import Any
 
 from palate.data.dataset import Dataset
 from palate.data.features.infer import TITLE
+from palate.data.layout import is_store
 from palate.data.reading.interactions import read_interactions
 from palate.data.reading.sessions import refuse_user_table
 from palate.data.reading.side_tables import read_side
+from palate.data.store import open_dataset
+from palate.errors import ConfigError
 
 
 def read_dataset(
@@ -27,7 +30,8 @@ def read_dataset(
     """Read interactions and side tables from files, queries or frames.
 
     Args:
-        source: The interactions: a path, a query (with `connection`) or a frame.
+        source: The interactions: a path, a query (with `connection`) or a frame; or the folder of a data set on disk,
+            which takes no other options.
         items, users: Side tables: a path, a query or a frame. Default to none.
         items_id, users_id: Name of the column of ids in each side table. Default to the column that `columns` names for
             the interactions, if the side table has it, else to the usual names.
@@ -39,6 +43,13 @@ def read_dataset(
         DataError: Lists all faults of a table.
         ConfigError: An option is out of range.
     """
+    if is_store(source):
+        given = {"items": items, "users": users, "items_id": items_id, "users_id": users_id, "title": title}
+        given |= {"item_kinds": item_kinds, "user_kinds": user_kinds, **options}
+        names = [f"{name}=" for name, value in given.items() if value is not None]
+        if names:
+            raise ConfigError(f"{source} is a data set on disk, which was read already; leave out {', '.join(names)}")
+        return open_dataset(source)
     if options.get("session_gap") is not None:
         refuse_user_table(users)
     checked = read_interactions(source, **options)

@@ -11,7 +11,8 @@ import polars as pl
 
 from palate.data.features.infer import IMAGE_PATH, are_image_paths
 from palate.data.reading.checks import Findings, parse_ids
-from palate.data.reading.formats import WHOLE, open_table
+from palate.data.reading.delimited import WHOLE
+from palate.data.reading.formats import open_table
 from palate.data.reading.table import KNOWN_NAMES, MAX_GB, TOO_LONG, Columns, Table, Types, find_id_column, without_type
 from palate.errors import DataError, quoted
 
@@ -75,7 +76,7 @@ def read_side(
     keys = _convert_keys(parse_ids(frame[name].alias(key), found), dtype, found)
     found.add_fault(key, "repeated", keys.is_duplicated() & keys.is_not_null(), keys)
     if found.faults:
-        raise DataError.faults(table.label, found.faults)
+        raise DataError.faults(table.label, found.texts)
     return pl.DataFrame([keys, *_attribute_columns(table, frame, [n for n in table.names if n != name], source)])
 
 

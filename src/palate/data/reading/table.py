@@ -33,6 +33,28 @@ _MAX_HEAD_BYTES = 1 << 26
 _GUNZIP_BYTES = 1 << 24
 
 
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError)
+"""What polars raises on files that it cannot read; some broken ones make it panic."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where the rows of a text table start and how they split.
+
+    Attributes:
+        separator: Between two fields.
+        names, kinds: As in `Table`.
+        has_header: Whether the first line holds names.
+        skip: Number of lines before the first row.
+    """
+
+    separator: str
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    has_header: bool
+    skip: int
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Table:
     """An opened source.
@@ -45,6 +67,7 @@ class Table:
             second argument, column -> type, names and whose values are all of that type.
         is_text: Whether it is a delimited text file.
         has_header: Whether the columns have names of their own.
+        layout: That of a delimited text file.
     """
 
     label: str
@@ -53,6 +76,7 @@ class Table:
     read: Callable[[Sequence[str], Types], pl.DataFrame]
     is_text: bool = False
     has_header: bool = True
+    layout: Layout | None = None
 
 
 def without_type(name: str) -> str:

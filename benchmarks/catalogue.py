@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from common import write_result
+from common import peak_bytes, write_result
 
 from palate.config import Training
 from palate.data.dataset import Dataset
@@ -70,7 +69,7 @@ def make(folder: Path) -> dict[str, float]:
 
 def memory() -> float:
     """Peak of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_bytes() / 2**20
 
 
 def ask(folder: Path) -> dict[str, object]:

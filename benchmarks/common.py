@@ -28,6 +28,12 @@ def real_data(name: str) -> Path:
     return folder
 
 
+def peak_bytes() -> int:
+    """The most memory that this process has taken (Linux). `ru_maxrss` of a child begins with what its parent had."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
 def arguments(about: str, models: Sequence[str] | None = None) -> argparse.ArgumentParser:
     """A parser of what all scripts of runs over seeds take; `asked` reads it.
 

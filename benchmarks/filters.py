@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from common import ROOT, write_result
+from common import ROOT, peak_bytes, write_result
 
 sys.path.append(str(ROOT / "tests"))
 
@@ -62,8 +62,7 @@ def peak_memory(reset: bool = False) -> float:
     """Most memory that this process has taken, in MB; optionally since now (Linux)."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    return peak_bytes() / 2**20
 
 
 def row(outcome: str, seconds: list[float]) -> list[str]:

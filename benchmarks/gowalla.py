@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 from typing import Any
 
 import polars as pl
-from common import real_data, write_result
+from common import peak_bytes, real_data, write_result
 
 METRICS = ["ndcg@20", "recall@20"]
 
@@ -77,7 +76,7 @@ def run(name: str, threads: int) -> dict[str, Any]:
         "fit": fitted - start,
         "cpu": cpu,
         "evaluation": time.perf_counter() - fitted,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak": peak_bytes() / 2**30,
         "values": {metric: [result[metric].value, result[metric].low, result[metric].high] for metric in METRICS},
     }
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from common import real_data, write_result
+from common import peak_bytes, real_data, write_result
 
 METRICS = ["ndcg@20", "recall@20"]
 HELD_OUT = 0.212
@@ -93,7 +92,7 @@ def run(name: str, threads: int, keep: Path) -> dict[str, Any]:
         "fit": sum(record.seconds for record in records) if records else fitted - start,
         "cpu": cpu,
         "evaluation": time.perf_counter() - fitted,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak": peak_bytes() / 2**30,
         "values": {metric: [result[metric].value, result[metric].low, result[metric].high] for metric in METRICS},
     }
 

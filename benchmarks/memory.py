@@ -11,7 +11,6 @@ file pages included, which the kernel may drop when it needs them; "own" leaves 
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import write_result
+from common import peak_bytes, write_result
 
 BOUND = 3.0
 """GiB."""
@@ -118,7 +117,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.generate:
         generate(given.folder, given)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        peak = peak_bytes() / 2**30
         (given.folder.parent / f"{given.folder.name}.peak").write_text(f"{peak:.2f}")
         return
     with tempfile.TemporaryDirectory() as scratch:
@@ -132,7 +131,7 @@ def main() -> None:
             peak = (folder.parent / f"{folder.name}.peak").read_text()
             made = [made[0], f"{time.perf_counter() - start:.1f}", peak, ""]
         watch = measure(folder)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_bytes() / 2**30
     within = peak < BOUND
     write_result(
         "memory",

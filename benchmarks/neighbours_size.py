@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ import warnings
 
 import numpy as np
 import polars as pl
-from common import write_result
+from common import peak_bytes, write_result
 
 from palate.data.dataset import Dataset
 from palate.models import MODELS
@@ -53,7 +52,7 @@ def with_long_history(rng: np.random.Generator) -> pl.DataFrame:
 
 def gigabytes() -> float:
     """Peak memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_bytes() / 2**30
 
 
 def measure(name: str, items: int, bound: int) -> dict[str, float]:

@@ -13,7 +13,6 @@ With `--ml1m`: `recommend_all` of iALS on MovieLens-1M, wall and CPU seconds aft
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from common import real_data, write_result
+from common import peak_bytes, real_data, write_result
 from torch import Tensor
 
 from palate.config import CompleteTraining
@@ -89,7 +88,7 @@ def child(given: argparse.Namespace) -> None:
             bare(rec.model)  # type: ignore[arg-type]
         else:
             rec.recommend_all(Path(folder, "lists.parquet"))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = peak_bytes()
         print(time.process_time() - cpu, time.perf_counter() - wall, peak)
 
 

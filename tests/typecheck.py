@@ -38,21 +38,25 @@ test_number = 0
 
 
 def jaxtyped(typechecker: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """What the import hook decorates with in place of `jaxtyping.jaxtyped`: it checks the first calls in each test."""
+    """What the import hook decorates with in place of `jaxtyping.jaxtyped`: it checks the first calls in each test.
+
+    The check of a function is built at its first call: to build all of them takes longer than most files of tests.
+    """
+    shaped = WITH_SHAPES(typechecker=typechecker)
 
     def decorate(thing: Any) -> Any:
-        checked = WITH_SHAPES(typechecker=typechecker)(thing)
         if isinstance(thing, type):
-            return checked
-        seen, left = -1, 0
+            return shaped(thing)
+        seen, left, checked = -1, 0, None
 
         @functools.wraps(thing)
         def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal seen, left
+            nonlocal seen, left, checked
             if seen != test_number:
                 seen, left = test_number, CALLS
             if left:
                 left -= 1
+                checked = checked or shaped(thing)
                 return checked(*args, **kwargs)
             return thing(*args, **kwargs)
 

@@ -13,7 +13,7 @@ from palate.data.dataset import Dataset, Queries
 from palate.data.ragged import Ragged
 from palate.errors import TrainingError
 from palate.models.mf.ials import IALS, IALSConfig
-from palate.ranking.ranked import NEVER
+from palate.ranking.ranked import NEVER, top
 from palate.ranking.topk import block_rows, rank
 from palate.testing import planted
 from tiny import Table, queries
@@ -244,3 +244,18 @@ def test_equal_items_of_ials_keep_their_order_when_asked_alone() -> None:
     together = rank(model, asked, 10).items
     alone = [rank(model, asked.take(torch.tensor([row])), 10).items for row in range(150)]
     assert torch.equal(torch.cat(alone), together)
+
+
+@pytest.mark.parametrize("n_items", [1000, 64 * 9, 64 * 40 + 5, 27_001])
+def test_the_best_of_groups_are_the_best(n_items: int) -> None:
+    """Exactly as `torch.topk`: with ties, with few allowed items, with the best at the end or side by side."""
+    generator = torch.Generator().manual_seed(n_items)
+    plain = torch.randn(9, n_items, generator=generator)
+    few = plain.masked_fill(torch.rand(9, n_items, generator=generator) < 0.999, -torch.inf)
+    end = plain.sort(1).values
+    for scores in (plain, plain.round(), few, end, end.flip(1), torch.zeros(9, n_items)):
+        for k in (1, 4, 11):
+            values, items = top(scores, k)
+            assert torch.equal(values, scores.topk(k).values)
+            assert torch.equal(scores.gather(1, items), values)
+            assert all(len(set(row)) == k for row in items.tolist())

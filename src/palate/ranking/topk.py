@@ -13,7 +13,7 @@ from torch import Tensor
 from palate.data.dataset import Queries
 from palate.data.ragged import Ragged
 from palate.errors import TrainingError
-from palate.models.scorer import Scorer
+from palate.models.scorer import Scorer, keeps
 from palate.ranking.ranked import INF, Ranked, best
 
 
@@ -52,22 +52,19 @@ def rank(
         TrainingError: A score is NaN or infinite.
     """
     targets = Ragged.empty(len(queries)) if targets is None else targets
-    step = block or block_rows(model.spec.n_items)
-    pieces, memory = [], torch.empty(min(step, len(queries)), model.spec.n_items, device=queries.user.device)
+    step, pieces = block or block_rows(model.spec.n_items), []
     for start in range(0, len(queries), step):
         stop = min(start + step, len(queries))
         allowed = candidates.rows(start, stop) if isinstance(candidates, Ragged) else candidates
-        scores_BN = _masked_scores(model, queries.block(start, stop), exclude_seen, allowed, memory)
+        scores_BN = _masked_scores(model, queries.block(start, stop), exclude_seen, allowed)
         pieces.append(best(scores_BN, k, targets.rows(start, stop), full, count))
-    pieces = pieces or [best(memory[:0], k, targets, full, count)]
+    pieces = pieces or [best(torch.empty(0, model.spec.n_items), k, targets, full, count)]
     items, scores, n_candidates, greater, ties = (torch.cat(part) for part in zip(*pieces, strict=True))
     return Ranked(items, scores, n_candidates, targets, greater, ties, full)
 
 
-def _masked_scores(
-    model: Scorer, queries: Queries, exclude_seen: bool, candidates: Tensor | Ragged | None, memory: Tensor
-) -> Tensor:  # fmt: skip
-    """The model's scores, `[B, N]`, with -inf for items that may not be listed; `memory` is used for each block."""
+def _masked_scores(model: Scorer, queries: Queries, exclude_seen: bool, candidates: Tensor | Ragged | None) -> Tensor:
+    """The model's scores, `[B, N]`, with -inf for items that may not be listed."""
     raw_BN, n_items = model.score(queries), model.spec.n_items
     if not math.isfinite(raw_BN.sum()) and not bool(torch.isfinite(raw_BN).all()):
         bad = int((~torch.isfinite(raw_BN)).any(1).sum())
@@ -81,7 +78,7 @@ def _masked_scores(
         scores_BN = torch.full_like(raw_BN, -INF, memory_format=torch.contiguous_format)
         scores_BN.view(-1)[places] = raw_BN.reshape(-1)[places]
     else:
-        scores_BN = memory[: len(raw_BN)].copy_(raw_BN)  # A copy: a model may return a view of its own weights.
+        scores_BN = raw_BN.clone(memory_format=torch.contiguous_format) if keeps(model, raw_BN) else raw_BN
         if candidates is not None:
             outside = torch.ones(n_items, dtype=torch.bool, device=raw_BN.device)
             outside[candidates[(candidates >= 0) & (candidates < n_items)]] = False

@@ -156,8 +156,8 @@ class TwoTower(GradientModel):
         return vector_BD * features.any_known.unsqueeze(1)
 
     def _cosines(self, user_BD: Tensor, vector_ND: Tensor) -> Tensor:
-        cosine_BN: Tensor = F.normalize(user_BD, dim=1) @ F.normalize(vector_ND, dim=1).T
-        return cosine_BN.div(self.config.temperature)
+        """Cosines over the temperature, which divides the users' vectors: they are fewer than the scores."""
+        return F.normalize(user_BD, dim=1).div(self.config.temperature) @ F.normalize(vector_ND, dim=1).T
 
     def _refresh(self, context: CandidateContext | None) -> None:
         if context is not None:

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +69,17 @@ def make(rows: int, folder: Path) -> dict[str, Any]:
     import numpy as np
     import polars as pl
 
-    from palate.data.sources.synthetic import make_world
+    from palate.data.sources.synthetic import item_table, make_world
+
+    world = make_world(rows, *counts(rows))
 
     def names(prefix: str, index: np.ndarray) -> pl.Series:
         mixed = pl.Series((index.astype(np.uint64) * 2654435761 % 2**32).astype(np.int64))
-        return pl.select(pl.format(prefix + "{}", mixed)).to_series()
+        return pl.select(pl.format(prefix + "{}", mixed).alias(f"{prefix[:4]}_id")).to_series()
 
     def write() -> None:
         with (folder / "rows.csv").open("wb") as file:
-            for number, block in enumerate(make_world(rows, *counts(rows)).blocks()):
+            for number, block in enumerate(world.blocks()):
                 frame = pl.DataFrame(
                     {
                         "user_id": names("user-", block.user),
@@ -84,8 +88,13 @@ def make(rows: int, folder: Path) -> dict[str, Any]:
                         "timestamp": block.timestamp,
                     }
                 )
+                # The rows of a block are in no order.
                 shuffled = frame.sample(fraction=1, shuffle=True, seed=number)
                 shuffled.write_csv(file, include_header=not number, float_precision=0)
+
+        rng = np.random.default_rng([world.seed, 2])
+        table = item_table(world.topics, world.second_topics, world.releases, world.n_topics, rng)
+        table.with_columns(names("item-", table["item_id"].to_numpy())).write_csv(folder / "items.csv")
 
     stages = Stages()
     stages.run("make", write)
@@ -94,10 +103,14 @@ def make(rows: int, folder: Path) -> dict[str, Any]:
 
 def ingest(rows: int, folder: Path) -> dict[str, Any]:
     """What `palate data ingest` does."""
+    from palate.data.reading.ingest import Side
     from palate.data.reading.ingest import ingest as write_store
 
     stages, memory = Stages(), MEMORY.get(rows, 1.0)
-    found = stages.run("ingest", lambda: write_store([folder / "rows.csv"], folder / "store", memory=memory))
+    items = Side(source=folder / "items.csv")
+    found = stages.run(
+        "ingest", lambda: write_store([folder / "rows.csv"], folder / "store", memory=memory, items=items)
+    )
     return {"stages": stages.found, "fingerprint": found.fingerprint, "rows": found.rows, "memory_gb": memory}
 
 
@@ -106,38 +119,56 @@ def read(rows: int, folder: Path) -> dict[str, Any]:
     import palate
 
     stages = Stages()
-    found = stages.run("read", lambda: palate.read_dataset(folder / "rows.csv"))
+    found = stages.run("read", lambda: palate.read_dataset(folder / "rows.csv", items=folder / "items.csv"))
     return {"stages": stages.found, "fingerprint": found.fingerprint, "rows": len(found)}
 
 
-def model(name: str, folder: Path) -> dict[str, Any]:
-    """Open, split, fit, evaluate and list."""
+def model(name: str, folder: Path, steps: int, iterations: int) -> dict[str, Any]:
+    """Open, split, fit, evaluate and list.
+
+    Args:
+        name: Of the model.
+        folder: Holds the data set.
+        steps: Gradient steps after which an epoch ends; 0 for a whole one.
+        iterations: Rounds of iALS; 0 for its default.
+    """
     import numpy as np
 
     import palate
     from palate.config import Training
     from palate.evaluation.evaluate import evaluate
     from palate.models import MODELS as known
+    from palate.models.base import GradientModel
 
     kind, stages = known[name], Stages()
     config = kind.Config(loss="bce") if name == "mf" else kind.Config()
+    config = kind.Config(iterations=iterations) if name == "ials" and iterations else config
+    note = f"{config.iterations} iterations" if name == "ials" else "one epoch"
+    if steps and issubclass(kind, GradientModel):
+        whole, note = kind.batches, f"the first {steps:,} steps of an epoch"
+
+        def batches(self: Any, *given: Any) -> Any:
+            return islice(whole(self, *given), steps)
+
+        kind.batches = batches  # type: ignore[method-assign]
     training = Training(epochs=1, batch_size=16384, lr=0.01, embeddings="rowwise") if name == "mf" else None
     training = Training(epochs=1) if name == "two-tower" else training
     data = stages.run("open", lambda: palate.Dataset.open(folder / "store"))
     parts = stages.run("split", lambda: data.split("temporal"))
     rec = stages.run("fit", lambda: palate.Recommender.train(parts.train, name, config, training, seed=0))
-    users = np.random.default_rng(0).choice(parts.test.active_users, ASKED, replace=False)
-    result = stages.run("evaluate", lambda: evaluate(rec.model, parts.test, users=np.sort(users)))
+    users = np.zeros(parts.test.n_users, dtype=bool)
+    users[np.random.default_rng(0).choice(parts.test.active_users, ASKED, replace=False)] = True
+    result = stages.run("evaluate", lambda: evaluate(rec.model, parts.test.take(users[parts.test.user])))
     some = parts.train.users.ids[np.sort(np.random.default_rng(1).choice(parts.train.n_users, ASKED, replace=False))]
     lists = stages.run("list", lambda: rec.recommend(users=some.to_list(), k=10))
     assert len(lists) == 10 * ASKED
-    return {"stages": stages.found, "ndcg@10": result["ndcg@10"].value}
+    return {"stages": stages.found, "ndcg@10": result["ndcg@10"].value, "fit": "" if name == "popularity" else note}
 
 
-def run_one(rows: int, stage: str, folder: Path) -> None:
+def run_one(rows: int, stage: str, folder: Path, steps: int, iterations: int) -> None:
     """One stage in this process; its result is written to a file."""
     work = {"make": make, "ingest": ingest, "read": read}.get(stage)
-    found = model(stage, folder) if work is None else work(rows, folder)
+    found = model(stage, folder, steps, iterations) if work is None else work(rows, folder)
     (folder / f"{stage}.json").write_text(json.dumps(found))
 
 
@@ -160,6 +191,7 @@ def table(keep: Path) -> None:
             if name in done:
                 for step, one in done[name]["stages"].items():
                     note = f"ndcg@10 {done[name]['ndcg@10']:.4f}" if step == "evaluate" else ""
+                    note = done[name]["fit"] if step == "fit" else note
                     lines.append([*size, f"{name}: {step}", f"{one['seconds']:.1f}", f"{one['gb']:.2f}", note])
     write_result(
         "large",
@@ -168,8 +200,8 @@ def table(keep: Path) -> None:
             "Made-up interactions (`palate.data.sources.synthetic`, seed 0), ids of text, split by time (0.1, 0.1).",
             "Each size and model in a process of its own; a stage's GB are its peak of resident memory, pages of "
             "mapped files included. Memory does not depend on load; the machine was shared: seconds are upper bounds.",
-            "mf: `bce`, one epoch, batches of 16,384, tables by rows. two-tower: one epoch of its defaults. ials: its "
-            "defaults. Evaluation and lists: 1,000 users, whole catalogue.",
+            "mf: `bce`, batches of 16,384, tables by rows. two-tower, ials: their defaults. Evaluation and lists: 1,000 "
+            "users, whole catalogue.",
         ],
         ["interactions", "users x items", "stage", "seconds", "peak GB", ""],
         lines,
@@ -181,6 +213,8 @@ def main() -> None:
     parser.add_argument("--rows", type=lambda text: int(float(text)), nargs="+", default=[1_000_000, 10_000_000])
     parser.add_argument("--stages", nargs="+", default=["make", "ingest", "read", *MODELS])
     parser.add_argument("--keep", type=Path, default=Path("runs") / "large")
+    parser.add_argument("--steps", type=int, default=0, help="gradient steps of an epoch; default: all of them")
+    parser.add_argument("--iterations", type=int, default=0, help="rounds of ials; default: its own")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     for rows in given.rows:
@@ -188,10 +222,13 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for stage in given.stages:
             if given.one:
-                run_one(rows, stage, folder)
+                run_one(rows, stage, folder, given.steps, given.iterations)
             elif not (folder / f"{stage}.json").exists():
                 command = [sys.executable, __file__, "--one", "--rows", str(rows), "--stages", stage]
-                subprocess.run([*command, "--keep", str(given.keep)], check=True)
+                command += ["--keep", str(given.keep), "--steps", str(given.steps)]
+                # As on the command line: threads that wait for each other by spinning are slow on a shared machine.
+                environment = {"GOMP_SPINCOUNT": "1000", **os.environ}
+                subprocess.run([*command, "--iterations", str(given.iterations)], check=True, env=environment)
     if not given.one:
         table(given.keep)
 

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from palate.data import columns as columns_module
 from palate.data import external_sort as blocks_module
 from palate.data.dataset import Dataset
 from palate.data.external_sort import Block
@@ -81,6 +82,43 @@ def test_a_mapped_dataset_works_like_any_other_and_never_writes(tmp_path: Path) 
     assert opened.rating is not None
     opened.rating[:] = 9
     assert same(open_dataset(tmp_path / "data"), data)
+
+
+def mapped(column: np.ndarray | None) -> bool:
+    """Whether an array lies on disk."""
+    while isinstance(column, np.ndarray):
+        if isinstance(column, np.memmap):
+            return True
+        column = column.base  # type: ignore[assignment]
+    return False
+
+
+@pytest.mark.parametrize("name", ["temporal", "random", "leave-last-out", "new-users"])
+def test_parts_of_a_mapped_dataset_lie_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(columns_module, "_BLOCK_ROWS", 50)
+    data = dataset()
+    save_dataset(data, tmp_path / "data")
+    files = sorted(tmp_path.rglob("*"))
+    found, expected = Dataset.open(tmp_path / "data").split(name), data.split(name)
+    for part, other in zip(
+        (found.train, found.valid, found.test), (expected.train, expected.valid, expected.test), strict=True
+    ):
+        assert same(part, other)
+        for column in ("user", "item", "rating", "timestamp", "weight"):
+            assert mapped(getattr(part, column))
+    again, once = found.train.split("random"), expected.train.split("random")
+    assert same(again.test, once.test)
+    assert mapped(again.test.item)
+    assert sorted(tmp_path.rglob("*")) == files
+
+
+def test_parts_that_do_not_fit_the_disk(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    save_dataset(dataset(3000), tmp_path / "data")
+    opened = Dataset.open(tmp_path / "data")
+    request.getfixturevalue("small_files")
+    with pytest.raises(ArtifactError, match=r"parts of the split cannot be written .*; free .* GB"):
+        opened.split("random")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_saving_again_replaces(tmp_path: Path) -> None:

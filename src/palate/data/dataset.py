@@ -226,19 +226,21 @@ class Dataset:
     @cached_property
     def offsets(self) -> np.ndarray:
         """The rows of user u are `offsets[u]:offsets[u + 1]`, int64 `[n_users + 1]`."""
-        return np.concatenate(([0], np.cumsum(np.bincount(self.user, minlength=self.n_users)))).astype(np.int64)
+        return np.searchsorted(self.user, np.arange(self.n_users + 1, dtype=self.user.dtype)).astype(np.int64)
 
     @cached_property
     def by_item(self) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers ordered by item, int64 `[rows]`, and the offsets of the items, int64 `[n_items + 1]`."""
         order = np.argsort(self.item, kind="stable")
-        counts = np.bincount(self.item, minlength=self.n_items)
-        return order, np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+        return order, np.concatenate(([0], np.cumsum(self.item_counts))).astype(np.int64)
 
     @cached_property
     def item_counts(self) -> np.ndarray:
         """Number of interactions of each item, int64 `[n_items]`."""
-        return np.bincount(self.item, minlength=self.n_items)
+        counts = np.zeros(self.n_items, dtype=np.int64)
+        for start in range(0, len(self), 1 << 22):  # by blocks: `bincount` copies what it counts
+            counts += np.bincount(self.item[start : start + (1 << 22)], minlength=self.n_items)
+        return counts
 
     @cached_property
     def item_weights(self) -> np.ndarray:

@@ -8,7 +8,7 @@ Legend: P positives, K negatives of each positive, B users.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from palate.data.dataset import Dataset
+from palate.data.distinct import distinct_items
 from palate.data.ragged import Ragged
 from palate.errors import ConfigError
 
@@ -23,7 +24,7 @@ MAX_TABLE_BITS = 31
 """The table of bits takes at most 2 ** 31 bits (256 MB)."""
 HASH_MULTIPLIERS = (0x9E3779B1, 0x85EBCA6B)
 """Spread neighbouring pairs over a folded table; two pairs that share a bit cost a look-up and no wrong answer."""
-KEYS_PER_BLOCK = 1 << 22
+PAIRS_PER_BLOCK = 1 << 22
 
 
 class Negatives:
@@ -54,23 +55,21 @@ class Negatives:
             raise ConfigError(f"negatives: count = {count}, power = {power}; give 1 or more, and a finite power")
         self.count = count
         self.n_items = data.n_items
-        keys = _seen(data)
         # User u's seen items are `_item[_offsets[u]:_offsets[u + 1]]`, ascending.
-        self._offsets = np.searchsorted(keys, np.arange(data.n_users + 1) * np.int64(data.n_items))
+        self._item, self._offsets = distinct_items(data)
         full = np.diff(self._offsets) == data.n_items
         self.saturated = int(full.sum())
         if self.saturated:
-            keys = keys[~full[keys // data.n_items]]
-            self._offsets = np.searchsorted(keys, np.arange(data.n_users + 1) * np.int64(data.n_items))
-        self._item = np.empty(len(keys), dtype=np.int32)
-        np.remainder(keys, data.n_items, out=self._item, casting="unsafe")
+            lengths = np.diff(self._offsets)
+            self._item = self._item[~np.repeat(full, lengths)]
+            self._offsets = np.concatenate(([0], np.cumsum(np.where(full, 0, lengths))))
         # Uniform weights are 1 each; others are whole numbers too, so that no rounding can move a draw to a seen item.
         self._ends = None if power == 0 else np.cumsum(_weights(data, power))
         self._free_before, self._free = self._gaps()
         # One bit for each pair or, where these are too many, at least 32 bits for each seen pair, folded.
-        pairs, self._bits = data.n_users * data.n_items, 1 << min((32 * len(keys)).bit_length(), MAX_TABLE_BITS)
+        pairs, self._bits = data.n_users * data.n_items, 1 << min((32 * len(self._item)).bit_length(), MAX_TABLE_BITS)
         self._direct = pairs <= self._bits
-        self._table = self._mark(keys, min(pairs, self._bits))
+        self._table = self._mark(min(pairs, self._bits))
 
     def draw(self, user_P: Tensor, rng: torch.Generator) -> Tensor:
         """Negatives for each user, int64 `[P, K]`; all chance comes from `rng`."""
@@ -88,13 +87,13 @@ class Negatives:
         """One unseen item for each user, int64 `[n]`."""
         chance = torch.rand(len(user), dtype=torch.float64, generator=rng).numpy()
         point: np.ndarray = (chance * self._free[user]).astype(np.int64)
-        before = self._count(self._free_before, user, point)
+        before = self._count(self._weight_before, user, point)
         if self._ends is None:
             point += before
             return point
         last = self._offsets[user] + before - 1
         some = before > 0
-        point[some] += self._ends[self._item[last[some]]] - self._free_before[last[some]]
+        point[some] += self._ends[self._item[last[some]]] - self._weight_before(last[some], user[some])
         return np.searchsorted(self._ends, point, side="right")
 
     def _seen(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
@@ -105,12 +104,14 @@ class Negatives:
             return hits
         # A bit of a folded table stands for many pairs: look the pair up.
         user, item = user[hits], item[hits]
-        last = self._offsets[user] + self._count(self._item, user, item) - 1
+        last = self._offsets[user] + self._count(lambda place, _: self._item[place], user, item) - 1
         hits = hits[(last >= self._offsets[user]) & (self._item[last] == item)]
         return hits
 
-    def _count(self, values: np.ndarray, user: np.ndarray, limit: np.ndarray) -> np.ndarray:
-        """How many of each user's ascending `values` are at most `limit`, int64 `[n]`."""
+    def _count(
+        self, value: Callable[[np.ndarray, np.ndarray], np.ndarray], user: np.ndarray, limit: np.ndarray
+    ) -> np.ndarray:
+        """How many of each user's ascending values are at most `limit`, int64 `[n]`; (place, user) -> value."""
         start, stop = self._offsets[user], self._offsets[user + 1]
         place: np.ndarray = start.copy()
         longest = int((stop - start).max(initial=0))
@@ -118,29 +119,40 @@ class Negatives:
         while step:
             ahead = place + step
             fits = ahead <= stop
-            fits &= values[np.minimum(ahead, stop) - 1] <= limit
+            fits &= value(np.minimum(ahead, stop) - 1, user) <= limit
             place[fits] = ahead[fits]
             step >>= 1
         place -= start
         return place
 
-    def _gaps(self) -> tuple[np.ndarray, np.ndarray]:
-        """The weight of a user's unseen items before each seen one, and in all (float64 `[users]`)."""
+    def _weight_before(self, place: np.ndarray, user: np.ndarray) -> np.ndarray:
+        """The weight of a user's unseen items before the seen one at each place, int64 `[n]`."""
+        if self._free_before is not None:
+            weight: np.ndarray = self._free_before[place]
+        else:
+            weight = self._item[place] - (place - self._offsets[user])
+        return weight
+
+    def _gaps(self) -> tuple[np.ndarray | None, np.ndarray]:
+        """The weight of a user's unseen items before each seen one, and in all (float64 `[users]`).
+
+        Uniform weights need no table: the items before a seen one, less the seen ones among them, are unseen.
+        """
         lengths = np.diff(self._offsets)
         if self._ends is None:
-            within = np.arange(len(self._item), dtype=np.int64) - np.repeat(self._offsets[:-1], lengths)
-            return (self._item - within).astype(np.int32), (self.n_items - lengths).astype(np.float64)
+            return None, (self.n_items - lengths).astype(np.float64)
         weights = np.diff(self._ends, prepend=0)
         seen = np.concatenate(([0], np.cumsum(weights[self._item])))
         of_user = seen[self._offsets[:-1]]
         free_before = self._ends[self._item] - weights[self._item] - seen[:-1] + np.repeat(of_user, lengths)
         return free_before, (self._ends[-1] - np.diff(seen[self._offsets])).astype(np.float64)
 
-    def _mark(self, keys: np.ndarray, bits: int) -> np.ndarray:
+    def _mark(self, bits: int) -> np.ndarray:
         """The table of bits: those of the seen pairs are set."""
         table = np.zeros(bits // 8 + 1, dtype=np.uint8)
-        for start in range(0, len(keys), KEYS_PER_BLOCK):
-            user, item = np.divmod(keys[start : start + KEYS_PER_BLOCK], self.n_items)
+        for start in range(0, len(self._item), PAIRS_PER_BLOCK):
+            item = self._item[start : start + PAIRS_PER_BLOCK].astype(np.int64)
+            user = np.searchsorted(self._offsets, np.arange(start, start + len(item)), side="right") - 1
             place = self._place(user, item)
             for bit in range(8):
                 table[place[(place & 7) == bit] >> 3] |= np.uint8(1 << bit)
@@ -152,17 +164,6 @@ class Negatives:
         if not self._direct:
             place &= self._bits - 1
         return place
-
-
-def _seen(data: Dataset) -> np.ndarray:
-    """The distinct pairs that are seen, as ascending keys `user * n_items + item`, int64."""
-    parts = [part for part in (data, data.history) if part is not None]
-    keys: np.ndarray = np.concatenate([part.user * np.int64(data.n_items) + part.item for part in parts])
-    keys.sort()
-    again = keys[1:] == keys[:-1]
-    if again.any():
-        keys = keys[np.concatenate(([True], ~again))]
-    return keys
 
 
 def _weights(data: Dataset, power: float) -> np.ndarray:

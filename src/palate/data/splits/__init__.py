@@ -71,10 +71,15 @@ def default_split(data: Dataset, valid: float = 0.1, test: float = 0.1) -> tuple
         return "sessions", "split sessions, because the users are sessions"
     if data.timestamp is None:
         return "per-user", "split per-user, because the data has no times"
-    order = np.argsort(data.timestamp, kind="stable")
-    n_test = max(1, round(test * len(data)))
-    held_out, train = order[-n_test:], order[: max(len(data) - n_test - round(valid * len(data)), 0)]
-    known = np.isin(data.user[held_out], data.user[train]) & np.isin(data.item[held_out], data.item[train])
+    last = len(data) - max(1, round(test * len(data)))
+    first = max(last - round(valid * len(data)), 0)
+    times = np.partition(data.timestamp, [first, last])
+    held_out, train = data.timestamp >= times[last], data.timestamp < times[first]
+    known = np.ones(int(np.count_nonzero(held_out)), dtype=bool)
+    for index, count in ((data.user, data.n_users), (data.item, data.n_items)):
+        trained = np.zeros(count, dtype=bool)
+        trained[index[train]] = True
+        known &= trained[index[held_out]]
     new = 1 - float(known.mean())
     if new <= NEW_ROWS:
         return "temporal", ""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from palate.data.columns import select_rows
 from palate.data.dataset import Dataset
 from palate.data.events import Events
 from palate.data.ids import IdMap
@@ -128,7 +129,7 @@ def build_split(
     """
     if data.history is not None:
         raise DataError("this data is already a valid or test part; split the whole data set, or its train part")
-    rows = np.bincount(part, minlength=6)
+    rows = [int(np.count_nonzero(part == code)) for code in range(6)]
     wanted = {"train": TRAIN, "valid": VALID, "test": TEST}
     missing = [name for name, code in wanted.items() if not rows[code] and (valid or code != VALID)]
     if missing:
@@ -181,6 +182,10 @@ class _Numbering:
         order = np.concatenate(added)
         self.number = np.full(len(ids), -1, dtype=np.int32)
         self.number[order] = np.arange(len(order), dtype=np.int32)
+        # The first part that holds each user or item; new indices ascend with the old ones within a part.
+        self.part = np.full(len(ids), len(groups), dtype=np.int8)
+        for part, new in enumerate(added):
+            self.part[new] = part
         counts = np.cumsum([len(a) for a in added])
         # Parts with the same ids share one map.
         maps = {int(n): (IdMap(ids.ids[order[:n]]), None if table is None else table[order[:n]]) for n in set(counts)}
@@ -194,14 +199,17 @@ def _maps(users: _Numbering, items: _Numbering, level: int) -> dict[str, Any]:
 
 
 def _columns(data: Dataset, rows: np.ndarray, users: _Numbering, items: _Numbering) -> dict[str, Any]:
-    user = users.number[data.user[rows]]
-    columns = {"user": user, "item": items.number[data.item[rows]]}
+    """The rows of a part, ordered by their new users: those of train, then those that valid adds, then test."""
+    part = users.part[data.user]
+    masks = [rows & (part == level) for level in range(len(users.levels))]
+    masks = [mask for mask in masks if mask.any()] or [rows]
+    columns: dict[str, Any] = {
+        "user": select_rows(data.user, masks, users.number),
+        "item": select_rows(data.item, masks, items.number),
+    }
     for name in ("rating", "timestamp", "weight"):
         column = getattr(data, name)
-        columns[name] = None if column is None else column[rows]
-    if bool((user[1:] < user[:-1]).any()):  # new users go to the end
-        order = np.argsort(user, kind="stable")
-        columns = {name: None if column is None else column[order] for name, column in columns.items()}
+        columns[name] = None if column is None else select_rows(column, masks)
     return columns
 
 

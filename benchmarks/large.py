@@ -200,8 +200,8 @@ def table(keep: Path) -> None:
             "Made-up interactions (`palate.data.sources.synthetic`, seed 0), ids of text, split by time (0.1, 0.1).",
             "Each size and model in a process of its own; a stage's GB are its peak of resident memory, pages of "
             "mapped files included. Memory does not depend on load; the machine was shared: seconds are upper bounds.",
-            "mf: `bce`, batches of 16,384, tables by rows. two-tower, ials: their defaults. Evaluation and lists: 1,000 "
-            "users, whole catalogue.",
+            "mf: `bce`, batches of 16,384, tables by rows. two-tower, ials: their defaults. Evaluation and lists: "
+            "1,000 users, whole catalogue.",
         ],
         ["interactions", "users x items", "stage", "seconds", "peak GB", ""],
         lines,

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from palate.data.dataset import Dataset
+from palate.data.distinct import pair_keys, user_blocks
 from palate.data.features.schema import FeatureBatch
 from palate.data.ragged import Ragged
 from palate.models.layers import distinct_history, sum_rows
@@ -93,7 +94,8 @@ class CandidateSampler:
         self.users = enough.nonzero().squeeze(1)
         # The probability a_i that a random user contributes an item to the seeds, and the seeds of a user on average.
         length_U = self.items.lengths[self.items.lengths > 0]
-        share_T = (SEEDS_PER_USER / self.items.lengths[self.items.row_of_value]).clamp(max=1).double()
+        share_U = (SEEDS_PER_USER / self.items.lengths).clamp(max=1).double()
+        share_T = torch.repeat_interleave(share_U, self.items.lengths)
         seeded_N = torch.zeros(data.n_items, dtype=torch.float64).index_add(0, self.items.values, share_T)
         self.seed_chance = (seeded_N / max(len(length_U), 1)).clamp(max=1)
         self.seeds_per_user = float(length_U.clamp(max=SEEDS_PER_USER).double().mean()) if len(length_U) else 1.0
@@ -185,17 +187,20 @@ def _distinct_items(data: Dataset) -> tuple[Ragged, Tensor | None]:
 
     Rows of weight 0 count as absent.
     """
-    key, place, count = np.unique(
-        data.user * np.int64(data.n_items) + data.item, return_inverse=True, return_counts=True
-    )
-    weight = count if data.weight is None else np.bincount(place, weights=data.weight, minlength=len(key))
-    kept = weight > 0
-    if data.history is not None:
-        kept &= ~np.isin(key, data.history.user * np.int64(data.n_items) + data.history.item)
-    key, weight = key[kept], weight[kept]
-    user, item = np.divmod(key, data.n_items)
-    items = Ragged.from_lengths(torch.from_numpy(item), torch.from_numpy(np.bincount(user, minlength=data.n_users)))
-    return items, None if bool((weight == 1).all()) else torch.from_numpy(weight.astype(np.float32))
+    pieces, weights, lengths = [np.empty(0, np.int32)], [np.empty(0, np.float32)], np.zeros(data.n_users, np.int64)
+    for first, last in user_blocks([data]):
+        key, place, count = np.unique(pair_keys(data, first, last), return_inverse=True, return_counts=True)
+        rows = slice(data.offsets[first], data.offsets[last])
+        weight = count if data.weight is None else np.bincount(place, weights=data.weight[rows], minlength=len(key))
+        kept = weight > 0
+        if data.history is not None:
+            kept &= ~np.isin(key, pair_keys(data.history, first, last))
+        user, item = np.divmod(key[kept], data.n_items)
+        lengths[first:last] = np.bincount(user, minlength=last - first)
+        pieces.append(item.astype(np.int32))
+        weights.append(weight[kept].astype(np.float32))
+    items = Ragged.from_lengths(torch.from_numpy(np.concatenate(pieces)).long(), torch.from_numpy(lengths))
+    return items, None if all(bool((w == 1).all()) for w in weights) else torch.from_numpy(np.concatenate(weights))
 
 
 def candidate_loss(score_UP: Tensor, batch: CandidateBatch) -> Tensor:

@@ -100,10 +100,12 @@ class IALS(Model):
 
     def _fit(self, data: Dataset, job: TrainRun) -> list[Epoch]:
         order, offsets = data.by_item
-        users_of_items = Ragged(torch.from_numpy(data.user[order].astype(np.int64)), torch.from_numpy(offsets))
+        # 32-bit indices, which `Regressions` needs: those of the users are the column of the data itself.
+        users_of_items = Ragged(torch.from_numpy(data.user[order]), torch.from_numpy(offsets))
+        items_of_users = Ragged(torch.from_numpy(data.item), torch.from_numpy(data.offsets))
         weight_T = None if data.weight is None else torch.from_numpy(np.ascontiguousarray(data.weight))
         by_item_T = None if weight_T is None else weight_T[torch.from_numpy(order)]
-        users = Regressions(data.histories, data.n_items, self.config.dim, weight_T)
+        users = Regressions(items_of_users, data.n_items, self.config.dim, weight_T)
         items = Regressions(users_of_items, data.n_users, self.config.dim, by_item_T)
 
         def fit(iterations: int) -> None:

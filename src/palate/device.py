@@ -6,6 +6,7 @@ same batches on every device, and are moved whole.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
@@ -26,13 +27,22 @@ def resolve_device(name: str) -> torch.device:
 
     Args:
         name: cpu, cuda, cuda:1, mps or another of PyTorch's devices; auto is the accelerator if there is one, else cpu.
+            An accelerator without a number is, in one of several processes, that of the process.
 
     Raises:
         ConfigError: There is no such device on this machine.
     """
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if name == "auto":
-        return accelerator or CPU
+        name = str(CPU if accelerator is None else accelerator.type)
+    if accelerator is not None and name == accelerator.type and os.environ.get("WORLD_SIZE", "1") != "1":
+        place, count = os.environ.get("LOCAL_RANK", "0"), torch.accelerator.device_count()
+        if int(place) >= count:
+            raise ConfigError(
+                f"device = {name!r}: more processes than the {count} devices of this machine; start at most {count} "
+                "(torchrun --nproc-per-node)"
+            )
+        name = f"{name}:{place}"
     there = [str(CPU), *([] if accelerator is None else [accelerator.type])]
     try:
         device = torch.device(name)

@@ -18,6 +18,7 @@ from world import COMMAND, SMALL, fit, message, model_of, without_noise
 
 from palate.cli import main
 from palate.config import Training
+from palate.device import resolve_device
 from palate.errors import ConfigError
 from palate.models import MODELS
 from palate.models.base import GradientModel
@@ -206,3 +207,18 @@ def test_an_environment_that_torchrun_does_not_make(
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=said):
         model_of("mf").fit(planted().train)
+
+
+def test_each_process_of_a_machine_has_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: torch.device("meta"))
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 2)
+    found = []
+    for world, rank in (("1", "1"), ("2", "0"), ("2", "1")):
+        monkeypatch.setenv("WORLD_SIZE", world)
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        found += [str(resolve_device(name)) for name in ("auto", "meta", "cpu")]
+    assert found == ["meta", "meta", "cpu", "meta:0", "meta:0", "cpu", "meta:1", "meta:1", "cpu"]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ConfigError, match="more processes than the 2 devices of this machine; start at most 2"):
+        resolve_device("auto")

@@ -23,7 +23,9 @@ import functools
 import json
 import math
 import os
+import secrets
 import threading
+import time
 from _thread import interrupt_main
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -34,6 +36,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from palate.config import to_dict
 from palate.errors import ConfigError, TrainingError
@@ -45,7 +49,7 @@ JOIN_TIMEOUT = timedelta(minutes=30)
 """How long the processes wait for each other at the very start, when some may still read data."""
 TIMEOUT = 40.0
 """Default of the environment variable PALATE_TIMEOUT: seconds until a process that does not answer is given up."""
-SECONDS_PER_BEAT = 1.0
+SECONDS_PER_BEAT, SECONDS_PER_ANSWER = 1.0, 0.02
 NO_GRADIENT, BY_ROWS, DENSE = range(3)
 
 
@@ -66,7 +70,9 @@ class World:
         try:
             if not dist.is_initialized():
                 backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-                dist.init_process_group(backend, timeout=JOIN_TIMEOUT)
+                shared, rank, size = next(rendezvous("env://", timeout=JOIN_TIMEOUT))
+                store = _own_part(shared, rank, size)
+                dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
             self.rank, self.size = dist.get_rank(), dist.get_world_size()
             self._steps: Any = dist.new_group(timeout=timeout)
             self._beats: Any = dist.new_group(timeout=timeout, backend="gloo")
@@ -318,6 +324,35 @@ class World:
         for table, (rows, values) in zip(tables, pieces, strict=True):
             index = torch.cat(rows).long().unsqueeze(0)
             table.grad = torch.sparse_coo_tensor(index, torch.cat(values), table.shape, check_invariants=False)
+
+
+def _own_part(store: Any, rank: int, size: int) -> Any:
+    """The part of torchrun's store that belongs to the processes that run now; waits for all of them.
+
+    torchrun keeps the store when it starts the processes again, and with it the addresses of those that have ended.
+    Process 0 therefore makes up a name, all others answer to it with names of their own, and process 0 lists these. A
+    process that finds its own name in the list has met those of its own start.
+
+    Args:
+        store: Shared by all processes, also by those that have ended.
+        rank: This process.
+        size: w.
+    """
+    mine = secrets.token_hex(8)
+    if rank == 0:
+        answers = [f"palate/{mine}/{other}" for other in range(1, size)]
+        store.set("palate/first", mine)
+        store.wait(answers, JOIN_TIMEOUT)
+        store.set(f"palate/{mine}", json.dumps([store.get(answer).decode() for answer in answers]))
+        return PrefixStore(mine, store)
+    start = time.monotonic()
+    while time.monotonic() - start < JOIN_TIMEOUT.total_seconds():
+        first = store.get("palate/first").decode()
+        store.set(f"palate/{first}/{rank}", mine)
+        if store.check([f"palate/{first}"]) and mine in json.loads(store.get(f"palate/{first}")):
+            return PrefixStore(first, store)
+        time.sleep(SECONDS_PER_ANSWER)
+    raise RuntimeError(f"process 0 did not answer process {rank} within {JOIN_TIMEOUT}")
 
 
 _TINY = math.ulp(0.0)

@@ -194,12 +194,12 @@ def test_notes_are_those_of_the_whole_table(tmp_path: Path, name: str) -> None:
 TIMES = st.sampled_from(["0", "7", "881250949", "881250949000", "253370764800", "20200922", "20201399", "2020-09-22"])
 
 
-@settings(max_examples=12)
-@given(st.lists(TIMES, min_size=1, max_size=8), st.integers(1, 60))
+@settings(max_examples=8)
+@given(st.lists(TIMES, min_size=1, max_size=8), st.integers(1, 20))
 def test_times_of_any_mixture(times: list[str], repeats: int) -> None:
     text = "user,item,time\n" + "".join(f"u,{k},{time}\n" for k, time in enumerate(times * repeats))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phases.Options, "block_bytes", 60)
+        patch.setattr(phases.Options, "block_bytes", 150)
         from tempfile import TemporaryDirectory
 
         with TemporaryDirectory() as name:
@@ -259,23 +259,27 @@ def stopped_at(step: int, sources: list[Any], out: Path, **options: Any) -> list
     return told
 
 
-@pytest.mark.parametrize("step", [1, 7, 27, 31, 36, 45])
-def test_a_stopped_ingestion_goes_on(tmp_path: Path, step: int) -> None:
-    rows().write_csv(tmp_path / "a.csv")
+def test_a_stopped_ingestion_goes_on(tmp_path: Path) -> None:
+    rows(700).write_csv(tmp_path / "a.csv")
     whole: list[str] = []
     expected = ingest([tmp_path / "a.csv"], tmp_path / "expected", duplicates="last", on_progress=whole.append)
-    told = stopped_at(step, [tmp_path / "a.csv"], tmp_path / "store", duplicates="last")
-    work = tmp_path / ".store.ingest"
-    if told[-1].startswith("read"):  # killed while the next block was written
-        with (work / "rows").open("ab") as file:
-            file.write(b"half a row")
-    after: list[str] = []
-    found = ingest([tmp_path / "a.csv"], tmp_path / "store", duplicates="last", on_progress=after.append)
-    assert found.fingerprint == expected.fingerprint
-    assert found.notes == expected.notes
-    again = len(told) + len(after) - len(whole)
-    assert again <= (len(whole) if told[-1].startswith("dealt") else 0)
-    assert not work.exists()
+    phases_stopped = set()
+    for step in (1, 9, len(whole) - 12, len(whole) - 3, len(whole)):
+        out = tmp_path / str(step)
+        told = stopped_at(step, [tmp_path / "a.csv"], out, duplicates="last")
+        work = tmp_path / f".{step}.ingest"
+        phases_stopped.add(told[-1].split()[0])
+        if told[-1].startswith("read"):  # killed while the next block was written
+            with (work / "rows").open("ab") as file:
+                file.write(b"half a row")
+        after: list[str] = []
+        found = ingest([tmp_path / "a.csv"], out, duplicates="last", on_progress=after.append)
+        assert found.fingerprint == expected.fingerprint
+        assert found.notes == expected.notes
+        again = len(told) + len(after) - len(whole)
+        assert again <= (len(whole) if told[-1].startswith("dealt") else 0)
+        assert not work.exists()
+    assert phases_stopped == {"read", "dealt", "sorted"}
 
 
 def test_other_options_or_files_begin_anew(tmp_path: Path) -> None:
@@ -395,7 +399,6 @@ def test_the_command_line_takes_a_store_for_a_table(tmp_path: Path) -> None:
     assert "saved" in out
     assert command("data", "inspect", store)[1].startswith(f"{store}: a data set on disk; all its files are complete")
     assert command("train", "popularity", store, "--out", run)[0] == 0
-    assert command("evaluate", run)[0] == 0
     assert command("evaluate", run, store)[0] == 0
     assert command("update", run, store)[0] == 0
     refused = [

@@ -116,7 +116,7 @@ def test_parts_that_do_not_fit_the_disk(tmp_path: Path, request: pytest.FixtureR
     save_dataset(dataset(3000), tmp_path / "data")
     opened = Dataset.open(tmp_path / "data")
     request.getfixturevalue("small_files")
-    with pytest.raises(ArtifactError, match=r"parts of the split cannot be written .*; free .* GB"):
+    with pytest.raises(ArtifactError, match=r"parts of the split cannot be written .*: free some"):
         opened.split("random")
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 

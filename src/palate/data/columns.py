@@ -56,8 +56,8 @@ def select_rows(column: np.ndarray, masks: Sequence[np.ndarray], number: np.ndar
                 Path(file.name).unlink()
     except OSError as error:
         raise ArtifactError(
-            f"the parts of the split cannot be written beside the data set ({error}); free {rows * 8 / 1e9:.1f} GB, or "
-            "move the data set to a larger disk"
+            f"the parts of the split cannot be written beside the data set ({error}); they take up to twice its space: "
+            "free some, or move the data set to a larger disk"
         ) from error
     release(column)
     return np.asarray(found)

@@ -13,6 +13,7 @@ import polars as pl
 import torch
 
 import palate
+from palate.data.columns import release
 from palate.data.events import Events
 from palate.data.features.schema import FeatureBatch, FeatureSchema
 from palate.data.features.table import FeatureTable, aligned_table, title_column, titles
@@ -289,7 +290,10 @@ class Dataset:
         """A hash of ids and rows, 16 hex digits; equal data has equal fingerprints."""
         columns = {name: getattr(self, name) for name in ("user", "item", "rating", "timestamp", "weight")}
         columns |= dict.fromkeys(name for name in ("sessions", "successive") if getattr(self.events, name))
-        return fingerprint_of([self.users, self.items], columns)
+        found = fingerprint_of([self.users, self.items], columns)
+        for column in columns.values():  # every page was read once, and most are not needed again
+            release(column)
+        return found
 
     def require(
         self, needs: frozenset[str], who: str, remedy: str = "", weights: bool = True, histories: bool = True

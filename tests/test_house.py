@@ -46,6 +46,7 @@ LAYERS = [
     {f"palate.models.{family}" for family in FAMILIES},
     {"palate.models.hybrid"},
     {"palate.models"},
+    {"palate.scale"},
     {"palate.ranking"},
     {"palate.evaluation"},
     {"palate.explanation"},

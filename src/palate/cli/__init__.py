@@ -153,6 +153,7 @@ COMMANDS = {
     "fidelity": ("fidelity", "Measure which explainer is faithful to a trained recommender."),
     "similar": ("query", "List the items most similar to an item."),
     "export": ("export", "Export a trained recommender as an ONNX scorer, or its vectors as Parquet."),
+    "scale": ("scale", "Plan memory, bytes on the wire, disk and hours of a size of data and a model."),
     "serve": ("serve", "Serve trained recommenders over HTTP, with a web page and feedback."),
     "feedback": ("serve", "The feedback that the service stored."),
     "keys": ("serve", "API keys of the service."),

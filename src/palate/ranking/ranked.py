@@ -197,7 +197,7 @@ def top(scores_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:
     n_groups = scores_BN.shape[1] // GROUP
     if n_groups < 8 * k:  # too many of the groups would be looked into
         return tuple(scores_BN.topk(k))  # type: ignore[return-value]
-    scores_BGW = scores_BN[:, : n_groups * GROUP].unflatten(1, (n_groups, GROUP))
+    scores_BGW = scores_BN[:, : n_groups * GROUP].view(len(scores_BN), n_groups, GROUP)
     group_BK1 = scores_BGW.amax(2).topk(k).indices.unsqueeze(2)
     inside_BC = scores_BGW.gather(1, group_BK1.expand(-1, -1, GROUP)).flatten(1)
     best_BK, place_BK = torch.cat([inside_BC, scores_BN[:, n_groups * GROUP :]], dim=1).topk(k)

@@ -1,0 +1,1 @@
+"""Scale: what a run of a given size takes (`palate.scale.plan`)."""

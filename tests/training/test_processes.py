@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from world import COMMAND, SMALL, fit, message, model_of, without_noise
+from world import COMMAND, SMALL, fit, ials, message, model_of, without_noise
 
 from palate.cli import main
 from palate.config import Training
@@ -86,6 +86,13 @@ def test_two_processes_train_as_one(two: Two, name: str) -> None:
 def test_tables_updated_by_rows_too(two: Two) -> None:
     near(two.found[0]["by rows"], two.by_rows)
     assert two.found[0]["by rows"]["weights"] == two.found[1]["by rows"]["weights"]
+
+
+def test_ials_solves_rows_by_shares(two: Two) -> None:
+    wanted = ials()
+    assert two.found[0]["ials"] == two.found[1]["ials"]
+    for found, row in zip(two.found[0]["ials"], wanted, strict=True):
+        assert found == pytest.approx(row, abs=1e-5)
 
 
 def test_noise_is_the_same_again_and_after_a_resume(two: Two) -> None:

@@ -83,6 +83,13 @@ def fit(model: Any, steps: int = 0, checkpoint: Path | None = None, **training: 
     return {"losses": losses, "valid": [record.valid for record in records], "weights": weights}
 
 
+def ials() -> list[list[float]]:
+    """Some vectors of iALS, whose settings are chosen on the validation part."""
+    model = MODELS["ials"](MODELS["ials"].Config(dim=4, alpha=0.5, iterations=3), planted().train.spec)
+    model.fit(planted().train, Training(), Validator(planted().test, model, max_users=20))
+    return [row.tolist() for row in (model.user[7], model.user[-1], model.item[0], model.item[-1])]
+
+
 def message(action: Callable[[], Any]) -> str:
     try:
         action()
@@ -100,6 +107,7 @@ def main(folder: Path) -> None:
         found["by rows"] = fit(model_of("mf"), embeddings="rowwise", optimizer="adam")
         found["of one, by two"] = fit(model_of("neumf"), checkpoint=folder / "one")
         found["began"] = message(lambda: fit(model_of("neumf"), steps=20, checkpoint=folder / "two"))
+    found["ials"] = ials()
     noisy = {"optimizer": "adam", "epochs": 3}
     found["noise"] = fit(model_of("multvae", dropout=True), **noisy)
     message(lambda: fit(model_of("multvae", dropout=True), steps=4, checkpoint=folder / "killed", **noisy))

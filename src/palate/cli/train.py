@@ -102,10 +102,10 @@ def _together(name: str) -> Iterator[World | None]:
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield None
         return
-    if not issubclass(MODELS[name], GradientModel):
+    if not issubclass(MODELS[name], GradientModel) and not getattr(MODELS[name], "divided", False):
         raise ConfigError(
-            f"{os.environ['WORLD_SIZE']} processes were started, and {name} is trained by one: only models that are "
-            "trained by gradient steps themselves can be divided; start palate train without torchrun"
+            f"{os.environ['WORLD_SIZE']} processes were started, and {name} is trained by one: only ials and models "
+            "that are trained by gradient steps themselves can be divided; start palate train without torchrun"
         )
     from palate.training.processes import join
 

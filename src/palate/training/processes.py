@@ -405,12 +405,12 @@ class _ByFirst:
         return self._world.from_first(found)  # type: ignore[no-any-return]
 
     def for_member(self, model: Any) -> Any:
-        """As the validator that is called."""
+        """Of a model inside, whose own run lets process 0 validate."""
         return self._validate.for_member(model)
 
     def sampled(self, model: Any, max_users: int) -> Any:
         """As the validator that is called."""
-        return self._validate.sampled(model, max_users)
+        return _ByFirst(self._world, self._validate.sampled(model, max_users))
 
 
 def _by_rows(weight: Tensor) -> bool:

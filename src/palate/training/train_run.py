@@ -192,6 +192,20 @@ class TrainRun:
         with self.world.busy() if self.world is not None else nullcontext():
             yield self.world is None or self.world.first
 
+    def share(self, rows: int) -> slice:
+        """Of so many rows, those that this process computes: all of them if there is one."""
+        if self.world is None:
+            return slice(0, rows)
+        return slice(rows * self.world.rank // self.world.size, rows * (self.world.rank + 1) // self.world.size)
+
+    def total(self, compute: Callable[[], Tensor]) -> Tensor:
+        """The sum of what each process computes, of one shape; they wait for each other."""
+        if self.world is None:
+            return compute()
+        with self.world.busy():
+            part = compute()
+        return self.world.sum(part)  # type: ignore[no-any-return]
+
     def due(self, seconds: float) -> bool:
         """Whether to write a checkpoint within an epoch, so many seconds after the last one."""
         wish = self.checkpoint is not None and seconds >= self.every

@@ -36,19 +36,23 @@ class Regressions:
         size: N.
         dim: D.
         weight_T: w, above 0, aligned with `rows.values`. Defaults to 1.
+        own: The rows that `improve` computes. Defaults to all.
 
     Attributes:
         totals: Sum of each row's weights, `[rows]`.
     """
 
-    def __init__(self, rows: Ragged, size: int, dim: int, weight_T: Tensor | None = None) -> None:
+    def __init__(
+        self, rows: Ragged, size: int, dim: int, weight_T: Tensor | None = None, own: slice | None = None
+    ) -> None:
         self.totals = total_weights(rows, weight_T)
         self._lengths = rows.lengths
         self._member_weight_N = torch.bincount(rows.values, weight_T, minlength=size).float()
         self._blocks = []
         step = max(1, MAX_VALUES_PER_BLOCK // dim)
-        for start in range(0, len(rows), step):
-            stop = min(start + step, len(rows))
+        first, last, _ = (own or slice(None)).indices(len(rows))
+        for start in range(first, last, step):
+            stop = min(start + step, last)
             weight = None if weight_T is None else weight_T[rows.offsets[start] : rows.offsets[stop]]
             self._blocks.append((slice(start, stop), _pattern(rows.rows(start, stop), size), weight))
 
@@ -56,7 +60,7 @@ class Regressions:
         """A few steps from the given solutions towards the exact ones, `[rows, D]`.
 
         Args:
-            start_RD: For all rows; those without members get 0.
+            start_RD: For all rows; those without members, and those that are not computed, get 0.
             vector_ND: q.
             shared_DD: S, symmetric, positive semi-definite.
             strength_R: s, above 0.
@@ -65,7 +69,7 @@ class Regressions:
         basis_DD = torch.linalg.eigh(shared_DD + vector_ND.T @ (vector_ND * mean_N1)).eigenvectors
         start_RD = start_RD * (self._lengths > 0).unsqueeze(1)
         rotated_ND, rotated_DD = vector_ND @ basis_DD, basis_DD.T @ shared_DD @ basis_DD
-        out_RD = torch.empty_like(start_RD)
+        out_RD = torch.zeros_like(start_RD)
         for rows, pattern, weight_T in self._blocks:
             strength_R1 = strength_R[rows].unsqueeze(1)
             found_RD = _steps(pattern, weight_T, start_RD[rows] @ basis_DD, rotated_ND, rotated_DD, strength_R1)

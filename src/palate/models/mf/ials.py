@@ -27,6 +27,7 @@ Legend: B queries, R rows, T members of all rows, D dim, N items, M users.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -43,7 +44,7 @@ from palate.models.base import Model
 from palate.models.choose import Value, around, choose, noise_level
 from palate.models.mf.conjugate import Regressions, total_weights
 from palate.models.mf.normal_equations import normal_equations, solve
-from palate.training.loop import Epoch, TrainRun
+from palate.training.loop import Epoch, FitContext, TrainRun
 
 RULE: dict[str, Value] = {"reg": 0.4, "alpha": 1.0}
 """Settings without a validation part."""
@@ -85,6 +86,7 @@ class IALS(Model):
     answers = frozenset({"known_user", "history", "similar_items"})
     uses_weights = True
     additive = True
+    divided = True
     config: IALSConfig
     user: Tensor
     item: Tensor
@@ -99,14 +101,19 @@ class IALS(Model):
         self.register_buffer("strength", torch.ones(3))
 
     def _fit(self, data: Dataset, job: TrainRun) -> list[Epoch]:
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            from palate.training.processes import prepared
+
+            job = prepared(self, FitContext(data), job)
+        own = job.share(data.n_users)
         order, offsets = data.by_item
         # 32-bit indices, which `Regressions` needs: those of the users are the column of the data itself.
         users_of_items = Ragged(torch.from_numpy(data.user[order]), torch.from_numpy(offsets))
         items_of_users = Ragged(torch.from_numpy(data.item), torch.from_numpy(data.offsets))
         weight_T = None if data.weight is None else torch.from_numpy(np.ascontiguousarray(data.weight))
         by_item_T = None if weight_T is None else weight_T[torch.from_numpy(order)]
-        users = Regressions(items_of_users, data.n_items, self.config.dim, weight_T)
-        items = Regressions(users_of_items, data.n_users, self.config.dim, by_item_T)
+        users = Regressions(items_of_users, data.n_items, self.config.dim, weight_T, own)
+        items = Regressions(users_of_items, data.n_users, self.config.dim, by_item_T, job.share(data.n_items))
 
         def fit(iterations: int) -> None:
             self.strength = self._strength(data, float(users.totals.sum()))
@@ -117,9 +124,11 @@ class IALS(Model):
                 self.user[: len(job.start.model.user)] = job.start.model.user
                 self.item[: len(job.start.model.item)] = job.start.model.item
             for _ in range(iterations):
-                self.user = users.improve(self.user, self.item, *self._penalty(users.totals, self.item, 1))
-                self.item = items.improve(self.item, self.user, *self._penalty(items.totals, self.user, 2))
-            self.user = self._solve(data.histories, self.item, weight_T)
+                penalty = self._penalty(users.totals, self.item, 1)
+                self.user = job.total(partial(users.improve, self.user, self.item, *penalty))
+                penalty = self._penalty(items.totals, self.user, 2)
+                self.item = job.total(partial(items.improve, self.item, self.user, *penalty))
+            self.user = job.total(partial(self._solve_own, data, own, weight_T))
 
         choose(self, job, RULE, LADDERS, partial(fit, min(SEARCH_ITERATIONS, self.config.iterations)))
         fit(self.config.iterations)
@@ -160,6 +169,17 @@ class IALS(Model):
             gram_BDD.diagonal(dim1=1, dim2=2).add_(strength_R[block].unsqueeze(1))
             out_RD[block] = solve(gram_BDD, right_BD)
         return out_RD
+
+    def _solve_own(self, data: Dataset, own: slice, weight_T: Tensor | None) -> Tensor:
+        """The exact vectors of some users, zeros for all others, `[M, D]`."""
+        rows, place = data.histories.rows(own.start, own.stop), data.histories.offsets
+        weight_T = None if weight_T is None else weight_T[place[own.start] : place[own.stop]]
+        found_RD = self._solve(rows, self.item, weight_T)
+        if len(found_RD) == data.n_users:
+            return found_RD
+        out_MD = found_RD.new_zeros(data.n_users, self.config.dim)
+        out_MD[own] = found_RD
+        return out_MD
 
     def _known_users(self, user_B: Tensor) -> Tensor:
         return self.user[user_B]

@@ -13,7 +13,7 @@ import polars as pl
 import torch
 
 import palate
-from palate.data.columns import release
+from palate.data.columns import read_through
 from palate.data.events import Events
 from palate.data.features.schema import FeatureBatch, FeatureSchema
 from palate.data.features.table import FeatureTable, aligned_table, title_column, titles
@@ -288,12 +288,10 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of ids and rows, 16 hex digits; equal data has equal fingerprints."""
-        columns = {name: getattr(self, name) for name in ("user", "item", "rating", "timestamp", "weight")}
+        names = ("user", "item", "rating", "timestamp", "weight")
+        columns = {name: read_through(getattr(self, name)) for name in names}
         columns |= dict.fromkeys(name for name in ("sessions", "successive") if getattr(self.events, name))
-        found = fingerprint_of([self.users, self.items], columns)
-        for column in columns.values():  # every page was read once, and most are not needed again
-            release(column)
-        return found
+        return fingerprint_of([self.users, self.items], columns)
 
     def require(
         self, needs: frozenset[str], who: str, remedy: str = "", weights: bool = True, histories: bool = True

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palate.data import columns as columns_module
 from palate.data import external_sort as blocks_module
 from palate.data.dataset import Dataset
 from palate.data.external_sort import Block
+from palate.data.splits import build as build_module
 from palate.data.store import open_dataset, save_dataset, write_blocks
 from palate.errors import ArtifactError, DataError
 
@@ -95,7 +95,7 @@ def mapped(column: np.ndarray | None) -> bool:
 
 @pytest.mark.parametrize("name", ["temporal", "random", "leave-last-out", "new-users"])
 def test_parts_of_a_mapped_dataset_lie_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(columns_module, "_BLOCK_ROWS", 50)
+    monkeypatch.setattr(build_module, "_BLOCK_ROWS", 50)
     data = dataset()
     save_dataset(data, tmp_path / "data")
     files = sorted(tmp_path.rglob("*"))

@@ -13,7 +13,6 @@ import polars as pl
 import torch
 
 import palate
-from palate.data.columns import read_through
 from palate.data.events import Events
 from palate.data.features.schema import FeatureBatch, FeatureSchema
 from palate.data.features.table import FeatureTable, aligned_table, title_column, titles
@@ -289,7 +288,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """A hash of ids and rows, 16 hex digits; equal data has equal fingerprints."""
         names = ("user", "item", "rating", "timestamp", "weight")
-        columns = {name: read_through(getattr(self, name)) for name in names}
+        columns = {name: getattr(self, name) for name in names}
         columns |= dict.fromkeys(name for name in ("sessions", "successive") if getattr(self.events, name))
         return fingerprint_of([self.users, self.items], columns)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -195,6 +196,9 @@ def unliked_note(count: int, rows: int, highest: float) -> list[str]:
 
 
 _IDS_PER_HASH = 1 << 17
+_ROWS_PER_HASH = 1 << 24
+_MADV_PAGEOUT = 21
+"""Linux: give the pages of a mapping back; those that were changed keep their values."""
 
 
 def fingerprint_of(maps: Sequence[IdMap], columns: Mapping[str, np.ndarray | Iterable[np.ndarray] | None]) -> str:
@@ -213,6 +217,30 @@ def fingerprint_of(maps: Sequence[IdMap], columns: Mapping[str, np.ndarray | Ite
         digest.update(b"]")
     for name, column in columns.items():
         digest.update(name.encode())
-        for piece in [column] if isinstance(column, np.ndarray) else column or ():
+        for piece in _pieces(column) if isinstance(column, np.ndarray) else column or ():
             digest.update(np.ascontiguousarray(piece).data)
     return digest.hexdigest()[:16]
+
+
+def _pieces(column: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(column), _ROWS_PER_HASH):
+        yield column[start : start + _ROWS_PER_HASH]
+        release(column)
+
+
+def release(column: np.ndarray) -> None:
+    """Give memory back that the pages of a column mapped from disk take; they are read again when they are needed."""
+    mapped = map_of(column)
+    if mapped is not None and mapped._mmap is not None:  # type: ignore[attr-defined]
+        with suppress(OSError, ValueError, AttributeError):  # not on this system
+            mapped._mmap.madvise(_MADV_PAGEOUT)  # type: ignore[attr-defined]
+
+
+def map_of(column: np.ndarray) -> np.memmap | None:
+    """The mapping behind an array, if there is one."""
+    base: Any = column
+    found = None
+    while isinstance(base, np.ndarray):
+        found = base if isinstance(base, np.memmap) else found
+        base = base.base
+    return found

@@ -6,23 +6,28 @@ adds. The id maps of a part end with its own ids, so `train.spec` counts only wh
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from palate.data.columns import select_rows
 from palate.data.dataset import Dataset
 from palate.data.events import Events
-from palate.data.ids import IdMap
-from palate.errors import ConfigError, DataError
+from palate.data.ids import IdMap, map_of, release
+from palate.errors import ArtifactError, ConfigError, DataError
 
 TRAIN, VALID, TEST, VALID_HISTORY, TEST_HISTORY = range(5)
 """The part of a row; the last two are the histories of held-out users: input of a query, never of training."""
 NOWHERE = 5
 """The code of a row in no part."""
+
+
+_BLOCK_ROWS = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,13 +209,57 @@ def _columns(data: Dataset, rows: np.ndarray, users: _Numbering, items: _Numberi
     masks = [rows & (part == level) for level in range(len(users.levels))]
     masks = [mask for mask in masks if mask.any()] or [rows]
     columns: dict[str, Any] = {
-        "user": select_rows(data.user, masks, users.number),
-        "item": select_rows(data.item, masks, items.number),
+        "user": _select_rows(data.user, masks, users.number),
+        "item": _select_rows(data.item, masks, items.number),
     }
     for name in ("rating", "timestamp", "weight"):
         column = getattr(data, name)
-        columns[name] = None if column is None else select_rows(column, masks)
+        columns[name] = None if column is None else _select_rows(column, masks)
     return columns
+
+
+def _select_rows(column: np.ndarray, masks: Sequence[np.ndarray], number: np.ndarray | None = None) -> np.ndarray:
+    """The rows of several masks, one mask after another; mapped from disk, by a file without a name, if the column is.
+
+    Args:
+        column: `[rows]`.
+        masks: Bool, `[rows]` each.
+        number: The values of the result are `number[value]`. Defaults to the values themselves.
+
+    Raises:
+        ArtifactError: The file cannot be written.
+    """
+    mapped = map_of(column)
+    if mapped is None or os.name == "nt":
+        parts = [column[mask] for mask in masks]
+        found = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return found if number is None else number[found]
+    rows = sum(int(np.count_nonzero(mask)) for mask in masks)
+    dtype = column.dtype if number is None else number.dtype
+    folder = None if mapped.filename is None else _writable(Path(mapped.filename).parent)
+    if not rows:
+        return np.empty(0, dtype=dtype)
+    try:
+        with TemporaryFile(dir=folder) as file:
+            for mask in masks:
+                for start in range(0, len(column), _BLOCK_ROWS):
+                    block = slice(start, start + _BLOCK_ROWS)
+                    values = column[block][mask[block]]
+                    file.write(np.ascontiguousarray(values if number is None else number[values]).data)
+            file.flush()
+            found = np.memmap(file, dtype, mode="c", shape=(rows,))
+        found.filename = None if folder is None else str(folder / "part")  # tells parts of this part where to lie
+    except OSError as error:
+        raise ArtifactError(
+            f"the parts of the split cannot be written beside the data set ({error}); they take up to twice its space: "
+            "free some, or move the data set to a larger disk"
+        ) from error
+    release(column)
+    return np.asarray(found)
+
+
+def _writable(folder: Path) -> Path | None:
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _describe_parts(split: Split) -> tuple[str, ...]:

@@ -28,10 +28,10 @@ import torch
 from torch import Tensor
 
 from palate.data.dataset import Dataset
-from palate.data.distinct import pair_keys, user_blocks
 from palate.data.features.schema import FeatureBatch
 from palate.data.ragged import Ragged
 from palate.models.layers import distinct_history, sum_rows
+from palate.training.batches import pair_keys, user_blocks
 from palate.training.loop import FitContext
 
 SEEDS_PER_USER = 8

@@ -73,7 +73,7 @@ def main() -> None:
     write_result(
         "plan",
         "The plan beside measured runs",
-        ["Measured figures are those of large.md and processes.md. Bar: ratio between 0.75 and 1.25."],
+        ["Measured figures are those of large.md and processes_network.md. Bar: ratio between 0.75 and 1.25."],
         ["what", "planned", "measured", "planned / measured"],
         [*memory(), *wire()],
     )

@@ -65,6 +65,7 @@ def equal_worker(name: str, out: Path) -> None:
     """Train without noise; write the losses of the first steps, and ndcg@10 with its interval."""
     import torch
 
+    import palate.training.processes  # noqa: F401  # the processes train together
     from palate.config import Training
     from palate.evaluation.evaluate import evaluate
 
@@ -122,6 +123,7 @@ def kill_worker(folder: Path, epochs: int) -> None:
     """Train, or go on; says its number, and that it has begun."""
     from safetensors.torch import save_file
 
+    import palate.training.processes  # noqa: F401  # the processes train together
     from palate.config import Training
     from palate.evaluation.validate import Validator
 

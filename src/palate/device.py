@@ -1,13 +1,15 @@
-"""Devices: where training runs, how data gets there, and how a device rounds the factors of matrix products.
+"""Devices: where models train and answer, how data gets there, and how a device rounds the factors of matrix products.
 
-A model lives on the CPU and visits another device to be trained. Batches are drawn on the CPU, so that a seed gives the
-same batches on every device, and are moved whole.
+A model lives on the CPU and visits another device to be trained; `Recommender.to` lets it live elsewhere. Batches are
+drawn on the CPU, so that a seed gives the same batches on every device, and are moved whole. A model is asked from
+anywhere: questions go to where it is, and answers come back to where the questions are.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from palate.errors import ConfigError
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 CPU = torch.device("cpu")
 _MATMUL: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # set by PyTorch at run time
 
@@ -94,6 +97,33 @@ def on_device(model: nn.Module, context: T, name: str) -> Iterator[T]:
 def module_device(module: nn.Module) -> torch.device:
     """The device of a module: that of its first parameter or buffer, or the CPU."""
     return next((tensor.device for tensor in (*module.parameters(), *module.buffers())), CPU)
+
+
+def asked_from_anywhere(function: F) -> F:
+    """For functions of a model, queries and more: they run on the model's device, the result is on the queries'."""
+
+    @functools.wraps(function)
+    def call(model: Any, queries: Any, *given: Any, **named: Any) -> Any:
+        home = queries.user.device
+        there = module_device(model) if isinstance(model, nn.Module) else home
+        if there == home:
+            return function(model, queries, *given, **named)
+        queries, given, named = to_device((queries, given, named), there)
+        return to_device(function(model, queries, *given, **named), home)
+
+    return call  # type: ignore[return-value]
+
+
+def on_cpu(value: T) -> T:
+    """A value with all of its tensors on the CPU, for what goes on with NumPy or other libraries."""
+    return to_device(value, CPU)
+
+
+@asked_from_anywhere
+def query_factors(model: Any, queries: Any) -> Tensor:
+    """`Model.query_factors`, asked from anywhere."""
+    found: Tensor = model.query_factors(queries)
+    return found
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from palate.models import MODELS
 from palate.models.base import GradientModel
 from palate.recommender import Recommender
 from palate.testing.case import planted
+from palate.training import train_run
 from palate.training.loop import Loss
 
 TIMEOUT = 3.0
@@ -214,6 +215,14 @@ def test_an_environment_that_torchrun_does_not_make(
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=said):
         model_of("mf").fit(planted().train)
+
+
+def test_a_script_that_has_not_prepared_its_processes_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(train_run, "divide", None)
+    for name in ("mf", "ials"):
+        with pytest.raises(ConfigError, match=r"torchrun started 2 processes: `import palate.training.processes`"):
+            MODELS[name](MODELS[name].Config(), planted().train.spec).fit(planted().train)
 
 
 def test_each_process_of_a_machine_has_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+import palate.training.processes  # noqa: F401  # the processes train together
 from palate.config import Training
 from palate.errors import PalateError
 from palate.evaluation.validate import Validator

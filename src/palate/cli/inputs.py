@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palate.data.features.infer import TITLE
-from palate.data.layout import is_store
 from palate.data.reading import Duplicates, Tables, read_interactions, read_side
+from palate.data.reading.formats import is_store
 from palate.data.reading.interactions import filter_interactions
 from palate.data.reading.sessions import refuse_user_table, session_columns
 from palate.data.reading.table import MAX_GB

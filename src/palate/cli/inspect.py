@@ -8,9 +8,10 @@ from typing import Annotated
 
 from palate.cli import Flat, flags_of, visible, with_flags
 from palate.cli.inputs import Reading, kinds
-from palate.data.layout import describe_store, is_store
+from palate.data.layout import describe_store
 from palate.data.reading import inspect as inspect_table
 from palate.data.reading import inspect_side
+from palate.data.reading.formats import is_store
 from palate.errors import ConfigError
 
 _ANY_TABLE = ("separator", "has_header", "encoding", "connection", "max_gb")

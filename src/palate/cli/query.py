@@ -40,6 +40,7 @@ def evaluate(
     candidates: Literal["full", "warm", "new"] | None = None,
     given: str | None = None,
     save: Annotated[bool, Switch] = False,
+    device: str = "cpu",
     reading: Annotated[Reading, Flat] = Reading(),  # noqa: B008
 ) -> None:
     """Evaluate a trained recommender on the part it was not trained on, or on other data.
@@ -53,11 +54,12 @@ def evaluate(
             (warm) or items without any (new); other held-out items are then not counted. Defaults to the protocol's.
         given: File of held-out rows and candidates, for a run under the protocol ncf.
         save: Keep the results on the test part in RUN, for the model card of palate serve.
+        device: Where the model scores: cpu, cuda, cuda:1, mps, or auto for the accelerator if there is one.
         reading: How DATA is read.
     """
     if save and (data is not None or part == "valid"):
         raise ConfigError("--save keeps the results on the test part of RUN; leave out DATA and --part, or --save")
-    recommender = Recommender.load(run)
+    recommender = Recommender.load(run).to(device)
     if data is not None:
         _refuse(", or DATA: it applies to the held-out part only", part=part, candidates=candidates, given=given)
         other = align(dataset(data, reading, SideTables()), recommender.data)
@@ -104,6 +106,7 @@ def recommend(
     raw: Annotated[bool, Switch] = False,
     everybody: Annotated[Everybody, Flat] = Everybody(),  # noqa: B008
     users: Path | None = None,
+    device: str = "cpu",
 ) -> None:
     """Recommend items to known users, or to new users known by a history or by attributes; or to all, into a file.
 
@@ -126,12 +129,13 @@ def recommend(
         raw: With --csv, or a CSV file: texts as they are.
         everybody: Lists of all users in a file.
         users: Of --all: a file with the ids of the users to write lists for. Defaults to all known users.
+        device: Where the model scores: cpu, cuda, cuda:1, mps, or auto for the accelerator if there is one.
     """
     file = everybody.options(user=user, history=history, features=features, explain=explain, json=json, csv=csv)
     if file is None:
         _check_asked(user, history, features, unknown, users)
         _check_output(json, csv, raw)
-    recommender = _with_items(Recommender.load(run), items, run)
+    recommender = _with_items(Recommender.load(run), items, run).to(device)
     data = recommender.data
     rules = replace(rules, exclude=tuple(data.items.parse(str(one)) for one in rules.exclude))
     shared: dict[str, Any] = {

@@ -12,7 +12,8 @@ from cyclopts import App
 
 from palate.cli import Length, visible
 from palate.config import Training
-from palate.data.layout import is_store, read_manifest
+from palate.data.layout import read_manifest
+from palate.data.reading.formats import is_store
 from palate.errors import ConfigError
 from palate.models import MODELS
 from palate.scale.plan import Machine, Plan, Size

@@ -30,16 +30,6 @@ _CHUNK = 1 << 20
 """Values of a column in memory at a time."""
 
 
-def is_store(path: object) -> bool:
-    """Whether a path is the folder of a data set."""
-    if not isinstance(path, (str, Path)):
-        return False
-    try:
-        return (Path(path).expanduser() / MANIFEST).is_file()
-    except (OSError, ValueError):  # a query, for example, is too long for a path
-        return False
-
-
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder to write to, which replaces `folder` if nothing fails.

@@ -21,6 +21,7 @@ from torch import Tensor
 from palate.data.dataset import Dataset
 from palate.data.features.schema import FeatureSchema
 from palate.data.features.table import title_column
+from palate.device import on_cpu
 from palate.evaluation.plots import INK, PALE, panels, to_png
 from palate.models.content.content_vectors import BlockWeights, content_vectors, dense_vectors
 from palate.ranking.ranked import tag_vectors
@@ -103,7 +104,7 @@ def similar_films(recommenders: Mapping[str, Recommender], train: Dataset, test:
     pixels = _pixels(recommenders)
     vectors: dict[str, Tensor] = {}
     for name, rec in recommenders.items():
-        if (found := rec.model.item_vectors()) is not None:
+        if (found := on_cpu(rec.model.item_vectors())) is not None:
             vectors[KINDS[name]] = whitened(found)
     table, features = data.item_table, recommenders["two-tower"].model.spec.item_features
     assert table is not None

@@ -80,7 +80,7 @@ def evaluate(
         slices=found,
         routes=routes(task, measured),
         exposure=np.bincount(listed[listed >= 0], minlength=task.model.spec.n_items),
-        popularity=task.model.fallback.popularity.long().numpy(),
+        popularity=task.model.fallback.popularity.cpu().long().numpy(),
         seconds=seconds,
         notes=reader_notes(task, measured, found, asked=protocol.metrics if metrics else ()),
     )

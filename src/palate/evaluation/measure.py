@@ -19,7 +19,6 @@ from palate.data.features.encode import encode
 from palate.data.features.schema import FeatureBatch
 from palate.data.queries import Questions
 from palate.data.ragged import Ragged
-from palate.device import CPU, module_device, to_device
 from palate.errors import CannotAnswer, DataError, TrainingError
 from palate.evaluation.metrics import Metric, Weights, parse, user_sums
 from palate.evaluation.protocol import SAMPLED_PER_TARGET, Protocol, sampled_candidates
@@ -116,7 +115,7 @@ def build_task(
     if vectors is None and part.history is not None and any(name.startswith("diversity@") for name in wanted):
         vectors = sketch(part.history, model.spec.n_items, protocol.seed)
     vectors = None if vectors is None else normalize(vectors.float(), dim=1)
-    catalogue = Catalogue(model.fallback.popularity.double(), model.spec.n_users, vectors)
+    catalogue = Catalogue(model.fallback.popularity.cpu().double(), model.spec.n_users, vectors)
     return Task(model=model, part=part, wanted=wanted, protocol=protocol, candidates=candidates, catalogue=catalogue)
 
 
@@ -186,7 +185,7 @@ def measure(task: Task, users: np.ndarray, block: int | None = None) -> Measured
     whole = Measured(users=len(users))
     lists = []
     for which in questions.blocks(block or block_rows(task.model.spec.n_items)):
-        queries = to_device(questions.queries(which, task.model.spec), module_device(task.model))
+        queries = questions.queries(which, task.model.spec)
         route = answered_by(task.model, queries)
         found = Measured(routes=np.array([int((route == name).sum()) for name in ROUTES]))
         if task.k:
@@ -262,19 +261,18 @@ def new_items(model: Model, part: Dataset) -> FeatureBatch | None:
 def _measure_lists(task: Task, questions: Questions, which: slice, queries: Queries, found: Measured) -> None:
     """List metrics of a block of questions, by slice of their targets."""
     users, targets = questions.user[which], task.targets(questions, which)
-    device = module_device(task.model)
     ranked = rank(
         task.model,
         queries,
         task.k,
         exclude_seen=task.protocol.exclude_seen,
-        candidates=to_device(_candidates(task, users, queries, targets), device),
-        targets=to_device(targets, device),
+        candidates=_candidates(task, users, queries, targets),
+        targets=targets,
         full=any(task.wanted[name][1] is None for name in task.names("targets")),
         count=any(name.startswith("auc") for name in task.names("targets")),
         block=max(len(queries), 1),
     )
-    ranked = replace(to_device(ranked, CPU), catalogue=task.catalogue)
+    ranked = replace(ranked, catalogue=task.catalogue)
     for kind, mask in slices(task.part, users[ranked.row.numpy()], targets.values.numpy(), task.model.spec).items():
         of_kind = ranked.only(torch.from_numpy(mask))
         has_target = of_kind.targets.lengths > 0
@@ -293,8 +291,7 @@ def _measure_ratings(task: Task, questions: Questions, which: slice, queries: Qu
     known = torch.where(item < task.model.spec.n_items, item, -1)
     assert task.part.rating is not None  # rating metrics are wanted only where there are ratings
     time = None if task.part.timestamp is None else torch.from_numpy(task.part.timestamp[which_rows])
-    pairs = to_device((known, row, time), module_device(task.model))
-    error = predicted_ratings(task.model, queries, *pairs).cpu().double().numpy() - task.part.rating[which_rows]
+    error = predicted_ratings(task.model, queries, known, row, time).double().numpy() - task.part.rating[which_rows]
     if not np.isfinite(error).all():
         raise TrainingError(
             f"{type(task.model).__name__} predicted NaN or infinite ratings; train it again with a lower lr"
@@ -346,7 +343,7 @@ def _candidates(task: Task, users: np.ndarray, queries: Queries, targets: Ragged
         return torch.arange(n_trained, task.part.n_items)
     if task.protocol.candidates == "uni99":
         n_items = task.model.spec.n_items
-        known = join(to_device(queries.history, CPU), targets.keep(targets.values < n_items))
+        known = join(queries.history, targets.keep(targets.values < n_items))
         count = SAMPLED_PER_TARGET * targets.lengths
         others = sampled_candidates(user_B, known, count, n_items, task.protocol.seed)
         return join(others, targets)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from palate.data.queries import Queries
+from palate.device import asked_from_anywhere
 from palate.errors import CannotAnswer
 from palate.explanation.content_path import integrated_content, reads_content
 from palate.explanation.explanation import (
@@ -23,6 +25,7 @@ from palate.explanation.explanation import (
     Player,
 )
 from palate.explanation.players import Game, relative_scores
+from palate.models.base import Model
 
 INTEGRATION_NODES = 32
 """Nodes of the integral over a history's weights (Gauss and Legendre)."""
@@ -127,19 +130,24 @@ def exact(game: Game, samples: int = 0, seed: int = 0) -> Explanation:
     return found
 
 
+@asked_from_anywhere
+def _history_contributions(model: Model, queries: Queries, item: int) -> tuple[Tensor, float]:
+    return model.history_contributions(queries, item)
+
+
 @torch.no_grad()
 def exact_of(games: Sequence[Game]) -> list[Explanation]:
     """`exact` for several items of one query; the average item's terms are computed once."""
     if not all(is_additive(game) for game in games):
         raise unsupported_error(games[0], "exact")
     first = games[0]
-    terms = [first.model.history_contributions(first.queries, item) for item in first.compared_C.tolist()]
+    terms = [_history_contributions(first.model, first.queries, item) for item in first.compared_C.tolist()]
     average_L, rest = torch.zeros(len(first.player_L)), 0.0
     if terms:
         average_L, rest = torch.stack([share_L for share_L, _ in terms]).mean(0), float(np.mean([b for _, b in terms]))
     found = []
     for game in games:
-        share_L, base = game.model.history_contributions(game.queries, game.item)
+        share_L, base = _history_contributions(game.model, game.queries, game.item)
         value_X = torch.zeros(len(game.players) + 1).index_add_(0, game.player_L, (share_L - average_L).float())
         baseline = base - rest + float(value_X[-1])  # What the item in its own history adds is no reason for it.
         found.append(explanation_of(game, "exact", baseline, value_X[:-1]))

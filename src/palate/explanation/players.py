@@ -30,6 +30,7 @@ from torch import Tensor
 from palate.data.dataset import Dataset
 from palate.data.queries import Queries
 from palate.data.ragged import MaskedHistories, Ragged
+from palate.device import asked_from_anywhere
 from palate.errors import CannotAnswer, ConfigError
 from palate.explanation.explanation import Kind
 from palate.explanation.explanation import Player as Player
@@ -347,6 +348,7 @@ def _nothing_to_mask(
 
 
 @torch.no_grad()
+@asked_from_anywhere
 def own_scores(model: Model, queries: Queries, items_I: Tensor | None) -> Tensor:
     """The model's own scores, also for queries without evidence, for which `Model.score` returns popularity."""
     return model._score(queries) if items_I is None else model._score_items(queries, items_I)

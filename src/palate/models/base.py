@@ -20,7 +20,7 @@ from palate.config import CompleteTraining, Training
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.features.schema import FeatureBatch
 from palate.data.queries import FEATURES
-from palate.device import on_device
+from palate.device import asked_from_anywhere, module_device, on_device, to_device
 from palate.errors import CannotAnswer
 from palate.models.buffers import resize_buffers
 from palate.models.fallback import Fallback
@@ -122,6 +122,7 @@ class Model(nn.Module, ABC):
 
     @final
     @torch.no_grad()
+    @asked_from_anywhere
     def score(self, queries: Queries, items: Int64[Tensor, " I"] | None = None) -> Float[Tensor, "B I"]:
         """Scores of items for each query, float32 `[B, I]`, finite; higher is better.
 
@@ -143,6 +144,7 @@ class Model(nn.Module, ABC):
 
     @final
     @torch.no_grad()
+    @asked_from_anywhere
     def predict(
         self, queries: Queries, item: Int64[Tensor, " P"], row: Int64[Tensor, " P"] | None = None
     ) -> Float[Tensor, " P"]:
@@ -188,7 +190,7 @@ class Model(nn.Module, ABC):
         for name, part in self._modules.items():  # A model inside that takes new items takes them along.
             if isinstance(part, Model) and "new_item" in part.answers:
                 larger._modules[name] = part.with_items(features)
-        for name, rows in self._new_items(features).items():
+        for name, rows in self._new_items(to_device(features, module_device(self))).items():
             setattr(larger, name, torch.cat([getattr(self, name), rows]))
         larger.spec = replace(self.spec, n_items=self.spec.n_items + more, new_items=self.spec.new_items + more)
         larger.fallback = self.fallback.with_items(more)

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.features.schema import FeatureBatch, FeatureSchema
 from palate.data.ragged import Ragged
+from palate.device import asked_from_anywhere
 from palate.models.buffers import check_ascending, check_indices
 from palate.models.layers import SHRINK, sum_rows
 
@@ -114,6 +115,7 @@ class Fallback(nn.Module):
             return self.popularity.expand(len(queries), -1)
         return self.by_attribute.score(self.popularity, queries.features)
 
+    @asked_from_anywhere
     def has_attributes(self, queries: Queries) -> Tensor:
         """For which queries `score` depends on an attribute of the user, bool `[B]`."""
         if self.by_attribute is None or queries.features is None:

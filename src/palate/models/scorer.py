@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from palate.data.queries import Queries, Spec
 
@@ -20,13 +20,3 @@ class Scorer(Protocol):
     def score(self, queries: Queries, items: Tensor | None = None) -> Tensor:
         """Scores, float32 `[B, N]`, or `[B, I]` for the given items; higher is better."""
         ...
-
-
-def keeps(model: Scorer, scores_BN: Tensor) -> bool:
-    """Whether these scores may be the scorer's own memory, such as its weights, which nobody else may change.
-
-    The scores of a `Model` are fresh by contract (`palate.testing` checks it), but for views of what it keeps.
-    """
-    if not isinstance(model, nn.Module) or scores_BN._is_view() or not scores_BN.is_contiguous():
-        return True
-    return any(scores_BN is kept for kept in (*model._buffers.values(), *model._parameters.values()))

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from palate.data.queries import Queries
 from palate.data.ragged import Ragged
+from palate.device import on_cpu, query_factors
 from palate.errors import CannotAnswer, ConfigError, TrainingError
 from palate.extras import missing_extra
 from palate.models.base import Model
@@ -57,7 +58,7 @@ class Index:
 
     @torch.no_grad()
     def __init__(self, model: Model, probes: float = PROBES, seed: int = 0) -> None:
-        factors_NE = model.item_factors()
+        factors_NE = on_cpu(model.item_factors())
         name = type(model).__name__
         if factors_NE is None:
             raise CannotAnswer(
@@ -101,7 +102,7 @@ class Index:
             found_BF = allowed.expand(len(rows), -1) if allowed is not None and few else None
             if found_BF is None:
                 most_B = 2 * k + (some.history.lengths if exclude_seen else torch.zeros_like(rows))
-                found_BF = self._search(self.model.query_factors(some), most_B, allowed)
+                found_BF = self._search(query_factors(self.model, some), most_B, allowed)
             items_BK[rows], scores_BK[rows] = self._best(some, found_BF, k, exclude_seen)
         short = (items_BK[:, -1] < 0).nonzero().squeeze(1)
         if len(short) and not few:

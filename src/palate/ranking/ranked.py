@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, pad
 
 from palate.data.dataset import Dataset
@@ -242,3 +242,13 @@ def target_ranks(
         ties = torch.where(at_edge, at_edge_B[row], (values_BK[row] == score_T[:, None]).sum(1)) - 1
     impossible = score_T == -float("inf")
     return greater.masked_fill(impossible, NEVER), ties.masked_fill(impossible, 0).clamp(min=0)
+
+
+def keeps(model: object, scores_BN: Tensor) -> bool:
+    """Whether these scores may be the scorer's own memory, such as its weights, which nobody else may change.
+
+    The scores of a `Model` are fresh by contract (`palate.testing` checks it), but for views of what it keeps.
+    """
+    if not isinstance(model, nn.Module) or scores_BN._is_view() or not scores_BN.is_contiguous():
+        return True
+    return any(scores_BN is kept for kept in (*model._buffers.values(), *model._parameters.values()))

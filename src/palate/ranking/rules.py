@@ -26,6 +26,7 @@ from torch.nn.functional import normalize
 
 from palate.config import check
 from palate.data.dataset import Dataset, Queries
+from palate.device import on_cpu
 from palate.errors import ConfigError
 from palate.models.base import Model
 from palate.ranking.filters import where
@@ -107,7 +108,7 @@ def rank_under(
         return search(queries, k, exclude_seen=exclude_seen, candidates=allowed)
     depth = min(model.spec.n_items, max(MIN_POOL, POOL_FACTOR * k))
     pool = search(queries, max(depth, k), exclude_seen=exclude_seen, candidates=allowed)
-    vectors = model.item_vectors()
+    vectors = on_cpu(model.item_vectors())
     vectors = sketch(data, model.spec.n_items, seed=0) if vectors is None else vectors.detach()
     return spread(pool, k, vectors, rules.diversity)
 
@@ -133,11 +134,11 @@ def _boost(rules: Rules, model: Model, data: Dataset) -> Tensor | None:
                 "set recency to how much newer items are preferred"
             )
         return None
-    boost = torch.zeros(model.spec.n_items, device=model.fallback.popularity.device)
+    boost = torch.zeros(model.spec.n_items)
     if rules.recency:
         boost += rules.recency * _scaled_ranks(_newness(rules, data))
     if rules.popularity:
-        boost += rules.popularity * _scaled_ranks(pl.Series(model.fallback.popularity.numpy()))
+        boost += rules.popularity * _scaled_ranks(pl.Series(on_cpu(model.fallback.popularity).numpy()))
     return boost
 
 

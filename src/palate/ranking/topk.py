@@ -12,9 +12,10 @@ from torch import Tensor
 
 from palate.data.dataset import Queries
 from palate.data.ragged import Ragged
+from palate.device import asked_from_anywhere, to_device
 from palate.errors import TrainingError
-from palate.models.scorer import Scorer, keeps
-from palate.ranking.ranked import INF, Ranked, best
+from palate.models.scorer import Scorer
+from palate.ranking.ranked import INF, Ranked, best, keeps
 
 
 def block_rows(n_items: int) -> int:
@@ -22,6 +23,7 @@ def block_rows(n_items: int) -> int:
     return max(1, min(max(256, 2**21 // n_items), 2**25 // n_items))
 
 
+@asked_from_anywhere
 def rank(
     model: Scorer,
     queries: Queries,
@@ -51,14 +53,14 @@ def rank(
     Raises:
         TrainingError: A score is NaN or infinite.
     """
-    targets = Ragged.empty(len(queries)) if targets is None else targets
+    targets = to_device(Ragged.empty(len(queries)), queries.user.device) if targets is None else targets
     step, pieces = block or block_rows(model.spec.n_items), []
     for start in range(0, len(queries), step):
         stop = min(start + step, len(queries))
         allowed = candidates.rows(start, stop) if isinstance(candidates, Ragged) else candidates
         scores_BN = _masked_scores(model, queries.block(start, stop), exclude_seen, allowed)
         pieces.append(best(scores_BN, k, targets.rows(start, stop), full, count))
-    pieces = pieces or [best(torch.empty(0, model.spec.n_items), k, targets, full, count)]
+    pieces = pieces or [best(torch.empty(0, model.spec.n_items, device=queries.user.device), k, targets, full, count)]
     items, scores, n_candidates, greater, ties = (torch.cat(part) for part in zip(*pieces, strict=True))
     return Ranked(items, scores, n_candidates, targets, greater, ties, full)
 
@@ -84,6 +86,5 @@ def _masked_scores(model: Scorer, queries: Queries, exclude_seen: bool, candidat
             outside[candidates[(candidates >= 0) & (candidates < n_items)]] = False
             scores_BN.masked_fill_(outside, -INF)
     if exclude_seen:
-        seen = queries.history
-        scores_BN.view(-1).index_fill_(0, seen.row_of_value * n_items + seen.values, -INF)
+        scores_BN.view(-1).index_fill_(0, queries.history.row_of_value * n_items + queries.history.values, -INF)
     return scores_BN

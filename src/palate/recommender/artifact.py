@@ -25,7 +25,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import polars as pl
 import torch
@@ -38,6 +38,7 @@ from palate.data.dataset import Dataset, Spec
 from palate.data.notebook import table_of
 from palate.data.queries import FEATURES
 from palate.data.splits.build import joined_rows
+from palate.device import resolve_device
 from palate.errors import ArtifactError, ConfigError, PalateError, quoted
 from palate.models import MODELS
 from palate.models.base import GradientModel, Model
@@ -90,6 +91,21 @@ class Artifact:
     records: list[Epoch]
     parts: Mapping[str, Dataset] = field(default_factory=dict)
 
+    def to(self, device: str) -> Self:
+        """Let the model answer on another device; lists, ratings and explanations still come back to the CPU.
+
+        Args:
+            device: cpu, cuda, cuda:1, mps or another of PyTorch's devices; auto is the accelerator if there is one.
+
+        Returns:
+            This recommender, whose model has moved.
+
+        Raises:
+            ConfigError: There is no such device on this machine.
+        """
+        self.model.to(resolve_device(device))
+        return self
+
     def __repr__(self) -> str:
         return "\n".join([f"Recommender: {self.name}", *(f"  {name:15}{value}" for name, value in self._summary())])
 
@@ -125,6 +141,10 @@ def fresh_model(model: str | Model, config: Any, data: Dataset) -> tuple[str, Mo
         ConfigError: There is no such model or setting, or the model object was built for other data.
         DataError: The data lacks features that the model needs.
     """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        from palate.training.processes import join
+
+        join()  # From here on the processes train together.
     if isinstance(model, Model):
         if config is not None:
             raise ConfigError("config= goes with a model's name; a model object has its own settings")

@@ -19,6 +19,7 @@ from torch.nn.functional import normalize
 
 from palate.data.dataset import Dataset
 from palate.data.ragged import Ragged
+from palate.device import on_cpu
 from palate.errors import ConfigError
 from palate.evaluation.measure import answered_by
 from palate.ranking.index import Index
@@ -112,7 +113,7 @@ def similar_all(
         ArtifactError: The file cannot be written.
     """
     check_target(path := Path(path))
-    data, vectors, k = rec.data, rec.model.item_vectors(), min(list_length(k), max(rec.data.n_items - 1, 1))
+    data, vectors, k = rec.data, on_cpu(rec.model.item_vectors()), min(list_length(k), max(rec.data.n_items - 1, 1))
     asked = _shard(data.items.ids.rename("of"), shard)
     first = data.items.index(asked[:1])[0] if len(asked) else 0
     score = _cosines(vectors) if vectors is not None else _co_occurrences(data)

@@ -21,6 +21,7 @@ import torch
 from torch.nn.functional import normalize
 
 from palate.data.dataset import Dataset
+from palate.device import on_cpu
 from palate.errors import ConfigError
 from palate.ranking.ranked import sketch
 from palate.ranking.rules import mmr
@@ -49,7 +50,7 @@ def onboard(known: Any, k: int = 10, diversity: float = 0.5) -> pl.DataFrame:
     if k < 1 or not 0 <= diversity <= 1:
         raise ConfigError(f"k = {k}, diversity = {diversity}: k must be at least 1, and diversity from 0 to 1")
     data = known if isinstance(known, Dataset) else known.data
-    vectors = None if isinstance(known, Dataset) else known.model.item_vectors()
+    vectors = None if isinstance(known, Dataset) else on_cpu(known.model.item_vectors())
     vectors = sketch(data, data.n_items, seed=0) if vectors is None else vectors.detach()
     entropy_N = entropy(data)
     information_N = entropy_N * np.log2(1 + data.item_counts)

@@ -13,6 +13,7 @@ import polars as pl
 from palate.config import Training, from_dict
 from palate.data.dataset import Dataset
 from palate.data.splits.build import align, training_rows_note
+from palate.device import on_cpu
 from palate.evaluation.evaluate import Evaluation, MetricLike, Validator, evaluate
 from palate.evaluation.measure import answered_by
 from palate.explanation.explain import explain
@@ -166,7 +167,7 @@ class Recommender(artifact.Artifact):
             UnknownId: An item is not in the training data.
             ConfigError: `k` is out of range.
         """
-        return similar_to(self.data, self.model.item_vectors(), item, id_translation.list_length(k))
+        return similar_to(self.data, on_cpu(self.model.item_vectors()), item, id_translation.list_length(k))
 
     def evaluate(self, part: Dataset, metrics: Sequence[MetricLike] | None = None) -> Evaluation:
         """Evaluate on a held-out part, or on other data with the same ids.

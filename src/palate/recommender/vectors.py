@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from palate.data.ids import IdMap
+from palate.device import on_cpu, query_factors
 from palate.errors import ArtifactError, CannotAnswer
 from palate.recommender.artifact import Artifact
 from palate.recommender.id_translation import from_users
@@ -71,7 +72,7 @@ def user_vectors(rec: Artifact) -> pl.DataFrame:
         queries = from_users(known, rec.model.spec, users, rec.data)
         rows = rec.model.answerable(queries).nonzero().squeeze(1)
         with torch.no_grad():
-            pieces.append(rec.model.query_factors(queries.take(rows)))
+            pieces.append(query_factors(rec.model, queries.take(rows)))
         index.append(users[rows.numpy()])
     return _frame("user_id", known.users, np.concatenate(index), torch.cat(pieces[1:]))
 
@@ -119,10 +120,10 @@ def export_vectors(rec: Artifact, out: str | Path) -> dict[str, Any]:
 
 def _items(rec: Artifact) -> tuple[Tensor, Metric]:
     """Vectors of all items, `[N, D]`, and what they are compared by."""
-    factors = rec.model.item_factors()
+    factors = on_cpu(rec.model.item_factors())
     if factors is not None:
         return factors.detach(), "dot"
-    vectors = rec.model.item_vectors()
+    vectors = on_cpu(rec.model.item_vectors())
     if vectors is None:
         raise CannotAnswer(
             f"{rec.name} has no item vectors; models that have are for example mf, ials, neumf, multvae and two-tower"

@@ -10,6 +10,7 @@ import torch
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from palate.device import on_cpu
 from palate.errors import CannotAnswer, ConfigError
 from palate.evaluation.measure import FALLBACK
 from palate.explanation import EXPLAINERS
@@ -226,7 +227,7 @@ async def similar(request: Request, item_id: str, k: K = 10, fields: bool = Fals
 
     def work() -> tuple[list[dict[str, Any]], str]:
         data = served.rec.data
-        score, route = item_similarity(data, served.rec.model.item_vectors(), item)
+        score, route = item_similarity(data, on_cpu(served.rec.model.item_vectors()), item)
         score = np.array(score, dtype=np.float64)
         score[[item, *served.hidden.tolist()]] = -INF
         best = np.argsort(-score, kind="stable")[:k]

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from palate.data.features.infer import TITLE
 from palate.data.features.table import title_column
+from palate.device import on_cpu
 from palate.errors import ArtifactError, PalateError, TrainingError, UnknownId
 from palate.ranking.index import Index
 from palate.ranking.ranked import sketch
@@ -205,7 +206,7 @@ class Served:
 
     def vectors(self) -> Tensor:
         """Vectors of all items whose cosine is the similarity of two items, float `[N, D]`."""
-        found = self.rec.model.item_vectors()
+        found = on_cpu(self.rec.model.item_vectors())
         data = self.rec.data
         return sketch(data, data.n_items, seed=0) if found is None else found.detach()
 

@@ -6,7 +6,6 @@ It prints nothing: `on_epoch` and `on_step` are called with what happened.
 from __future__ import annotations
 
 import math
-import os
 import time
 from contextlib import nullcontext
 from typing import Any
@@ -34,10 +33,7 @@ def run(model: Any, context: Any, job: TrainRun) -> list[Epoch]:
         ArtifactError: The checkpoint belongs to another run, or cannot be read or written.
         ConfigError, MissingExtra: FBGEMM was asked for, and cannot do this.
     """
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        from palate.training.processes import prepared
-
-        job = prepared(model, context, job)
+    job = job.together(model, context)
     optimizer = Optimizer(model, job.settings, job.world)
     try:
         state = resume(model, optimizer, context.data, job)

@@ -41,6 +41,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from palate.config import to_dict
 from palate.errors import ConfigError, TrainingError
+from palate.training import train_run
 from palate.training.division import Division
 from palate.training.optimizers import Optimizer, RowDeduplicator
 from palate.training.train_run import NUMBERS, Epoch, Loss, Seeds, State, TrainRun, identity
@@ -461,3 +462,6 @@ def _short(value: Any) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+train_run.divide = prepared

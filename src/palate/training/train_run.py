@@ -27,7 +27,7 @@ from torch import Tensor
 
 from palate.config import CompleteTraining, Training, to_dict
 from palate.data.dataset import Dataset
-from palate.errors import ArtifactError, TrainingError
+from palate.errors import ArtifactError, ConfigError, TrainingError
 from palate.training.batches import Negatives
 from palate.training.optimizers import Optimizer
 from palate.training.warm_start import WarmStart, continue_from
@@ -172,6 +172,21 @@ class TrainRun:
     start: WarmStart | None = None
     world: Any = None
 
+    def together(self, model: Any, context: Any) -> TrainRun:
+        """The run as one of the processes that torchrun started makes it; itself where there is one process.
+
+        Raises:
+            ConfigError: The processes cannot train this together, or nobody has prepared them for it.
+        """
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            return self
+        if divide is None:
+            raise ConfigError(
+                f"torchrun started {os.environ['WORLD_SIZE']} processes: `import palate.training.processes` before "
+                "`fit`, so that they train together (`Recommender.train` does it)"
+            )
+        return divide(model, context, self)
+
     def begin(self, model: Any) -> None:
         """Give a model with initial weights those of the model to continue from, if there is one."""
         if self.start is not None:
@@ -212,6 +227,8 @@ class TrainRun:
         return wish if self.world is None else bool(self.world.agreed(wish))
 
 
+divide: Callable[[Any, Any, TrainRun], TrainRun] | None = None
+"""Makes a run that of one of several processes. `palate.training.processes` sets it, which no model has to know."""
 NUMBERS = ("epoch", "step", "loss_sum", "samples", "seconds", "best_value", "waited")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from palate.data.reading.duplicates import Duplicates
+from palate.data.reading.checks import Duplicates
 from palate.data.reading.inspection import Inspection, SideInspection, inspect, inspect_side
 from palate.data.reading.interactions import CheckedInteractions, Tables, read_interactions
 from palate.data.reading.side_tables import read_columns, read_side

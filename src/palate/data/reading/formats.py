@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from palate.data.layout import MANIFEST
 from palate.data.reading.checks import MAX_EXAMPLES
 from palate.data.reading.delimited import open_delimited
 from palate.data.reading.table import (
@@ -39,6 +40,16 @@ SQL = re.compile(r"\s*(select|with)\s", re.IGNORECASE)
 _NUMBERS = {"Int": "whole numbers", "UInt": "whole numbers", "Float": "numbers", "Decimal": "numbers"}
 _TEXTS = {"String": "text", "Categorical": "text", "Enum": "text", "Boolean": "true or false"}
 _KINDS = _NUMBERS | _TEXTS | {"Date": "dates", "Datetime": "times"}
+
+
+def is_store(path: object) -> bool:
+    """Whether a path is the folder of a data set."""
+    if not isinstance(path, (str, Path)):
+        return False
+    try:
+        return (Path(path).expanduser() / MANIFEST).is_file()
+    except (OSError, ValueError):  # a query, for example, is too long for a path
+        return False
 
 
 def open_table(

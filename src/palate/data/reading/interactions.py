@@ -14,10 +14,19 @@ import numpy as np
 import polars as pl
 
 from palate.data.events import Events
-from palate.data.layout import is_store
-from palate.data.reading.checks import ROW, Fault, Findings, parse_ids, parse_numbers, plural, row_examples
-from palate.data.reading.duplicates import Duplicates, duplicate_notes, merge_duplicates
-from palate.data.reading.formats import open_table
+from palate.data.reading.checks import (
+    ROW,
+    Duplicates,
+    Fault,
+    Findings,
+    duplicate_notes,
+    merge_duplicates,
+    parse_ids,
+    parse_numbers,
+    plural,
+    row_examples,
+)
+from palate.data.reading.formats import is_store, open_table
 from palate.data.reading.sessions import cut_sessions, parse_gap, session_columns
 from palate.data.reading.table import (
     KNOWN_NAMES,

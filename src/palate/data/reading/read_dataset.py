@@ -7,7 +7,7 @@ from typing import Any
 
 from palate.data.dataset import Dataset
 from palate.data.features.infer import TITLE
-from palate.data.layout import is_store
+from palate.data.reading.formats import is_store
 from palate.data.reading.interactions import read_interactions
 from palate.data.reading.sessions import refuse_user_table
 from palate.data.reading.side_tables import read_side

@@ -30,6 +30,7 @@ from torch import Tensor
 from palate.config import check
 from palate.data.dataset import Dataset, Queries, Spec
 from palate.data.features.schema import FeatureBatch
+from palate.device import on_cpu
 from palate.errors import DataError
 from palate.models.base import Model
 from palate.models.content.content_vectors import BlockWeights, ContentVectors, block_sizes, content_vectors
@@ -107,8 +108,9 @@ class ContentIALS(Model):
         return []
 
     def _new_items(self, features: FeatureBatch) -> dict[str, Tensor]:
-        found = content_vectors(features, self.features, self.config.block_weights(), self.statistics)
-        return {"item": self.mean + torch.from_numpy(_joined(found) @ self.map.numpy())}
+        features, statistics, matrix, mean = on_cpu((features, self.statistics, self.map, self.mean))  # for SciPy
+        found = content_vectors(features, self.features, self.config.block_weights(), statistics)
+        return {"item": (mean + torch.from_numpy(_joined(found) @ matrix.numpy())).to(self.item.device)}
 
     def _score(self, queries: Queries) -> Tensor:
         return self.represent(queries) @ self.item.T

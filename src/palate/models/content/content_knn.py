@@ -18,7 +18,7 @@ Legend: B queries, N items, I items asked about, V sparse width, D dense width, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import scipy
@@ -162,6 +162,10 @@ class ContentKNN(Model):
             best = similarity.sort(dim=1, descending=True, stable=True)
             near[block], weight[block] = best.indices[:, : near.shape[1]], best.values[:, : near.shape[1]]
         return near, weight
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """SciPy computes the similarities: the model stays on the CPU, and is asked from anywhere."""
+        return self
 
     def _score(self, queries: Queries) -> Tensor:
         return self._scores(queries, None)

@@ -243,7 +243,7 @@ class ConvMF(GradientModel):
     def _fold_in(self, queries: Queries) -> Tensor:
         config, history = self.config, queries.history
         rating_T = history_ratings(queries, float(self.bias), self.spec.rating_scale) - self.bias
-        reg_E = self.vector.new_tensor([config.reg] * config.dim + [config.bias_reg]).clamp(min=1e-6)
+        reg_E = torch.tensor([config.reg] * config.dim + [config.bias_reg]).clamp(min=1e-6).to(self.vector.device)
         penalty_BE = l2_share(history.lengths.unsqueeze(1), config.reg_power) * reg_E
         vector_NE = torch.cat([self.vector[:, : config.dim], torch.ones_like(self.vector[:, :1])], 1)
         # [p, b], where the item's bias is subtracted from the rating.

@@ -27,7 +27,6 @@ Legend: B queries, R rows, T members of all rows, D dim, N items, M users.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -101,10 +100,7 @@ class IALS(Model):
         self.register_buffer("strength", torch.ones(3))
 
     def _fit(self, data: Dataset, job: TrainRun) -> list[Epoch]:
-        if os.environ.get("WORLD_SIZE", "1") != "1":
-            from palate.training.processes import prepared
-
-            job = prepared(self, FitContext(data), job)
+        job = job.together(self, FitContext(data))
         own = job.share(data.n_users)
         order, offsets = data.by_item
         # 32-bit indices, which `Regressions` needs: those of the users are the column of the data itself.

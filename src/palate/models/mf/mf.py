@@ -162,8 +162,7 @@ class MF(GradientModel):
     def _score_items(self, queries: Queries, item_I: Tensor | None) -> Tensor:
         row_BE, q_ID, b_I1 = self.represent(queries), self.item.weight, self.item_bias.weight
         q_ID, b_I1 = (q_ID, b_I1) if item_I is None else (q_ID[item_I], b_I1[item_I])
-        # In place: another pass over so many scores would take a tenth of the product's time.
-        return (self.bias + row_BE[:, -1:] + b_I1.T).addmm_(row_BE[:, :-1], q_ID.T)
+        return (self.bias + row_BE[:, -1:] + b_I1.T).addmm_(row_BE[:, :-1], q_ID.T)  # in place: one pass less
 
     def _predict(self, queries: Queries, row_P: Tensor, item_P: Tensor) -> Tensor:
         row_PE, q_PD = self.represent(queries)[row_P], self.item.weight[item_P]

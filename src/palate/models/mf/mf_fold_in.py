@@ -73,7 +73,7 @@ class FoldIn:
     def _penalty(self, lengths_B: Tensor) -> Tensor:
         """L2 for each item of a history, `[B, E]`."""
         dim = self.item_ND.shape[1]
-        reg_E = torch.tensor([self.reg] * dim + [self.bias_reg], device=lengths_B.device).clamp(min=1e-6)
+        reg_E = torch.tensor([self.reg] * dim + [self.bias_reg]).clamp(min=1e-6).to(lengths_B.device)
         return self.pairs * l2_share((lengths_B * self.pairs).unsqueeze(1), self.reg_power) * reg_E
 
     def _targets(self, queries: Queries) -> Tensor:

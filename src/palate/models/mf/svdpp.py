@@ -249,7 +249,7 @@ class SVDpp(GradientModel):
             time_T = self._asked_at(queries)[row_T] if queries.times is None else queries.times
             effect_T: Tensor = self.time(self.time.cells(torch.full_like(item_T, -1), item_T, time_T))
             target_T = target_T - effect_T
-        reg_E = torch.tensor([self.config.reg] * self.config.dim + [self.config.bias_reg], device=item_T.device)
+        reg_E = torch.tensor([self.config.reg] * self.config.dim + [self.config.bias_reg]).to(item_T.device)
         penalty_BE = l2_share(history.lengths.unsqueeze(1), self.config.reg_power) * reg_E.clamp(min=1e-6)
         return ridge(history, vector_NE, target_T, penalty_BE)
 

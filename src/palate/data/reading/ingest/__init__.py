@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from palate.data.events import Events
-from palate.data.layout import check_target, is_store
+from palate.data.layout import check_target
 from palate.data.reading.blocks import expand_folders
-from palate.data.reading.duplicates import Duplicates
+from palate.data.reading.checks import Duplicates
+from palate.data.reading.formats import is_store
 from palate.data.reading.ingest import phases
 from palate.data.reading.ingest.state import WorkFolder
 from palate.data.reading.ingest.write import Filters as Filters

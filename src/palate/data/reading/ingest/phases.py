@@ -21,8 +21,7 @@ from palate.data.external_sort import (
     write_array,
 )
 from palate.data.reading.blocks import BlockSource, OtherQuotes, open_blocks
-from palate.data.reading.checks import ROW, Findings, blanks_note
-from palate.data.reading.duplicates import Duplicates, duplicate_notes, merge_duplicates
+from palate.data.reading.checks import ROW, Duplicates, Findings, blanks_note, duplicate_notes, merge_duplicates
 from palate.data.reading.ingest.state import Dictionary, State, WorkFolder
 from palate.data.reading.interactions import (
     Scale,

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from palate.data.reading.checks import Examples, Fault, Findings
-from palate.data.reading.duplicates import Conflicts
+from palate.data.reading.checks import Conflicts, Examples, Fault, Findings
 from palate.errors import ArtifactError
 
 

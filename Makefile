@@ -33,10 +33,9 @@ serve: .venv/.serve
 	@test -f runs/demo/recommender.json || $(BIN)/palate demo --out runs/demo
 	$(BIN)/palate serve runs/demo
 
-# One thread in each process is faster than several threads in one: most tests are too small to share out. One process more
-# than two cores have, for some tests wait for servers. Those of a file stay together, so that its data is made once.
+# One thread in each of two processes is faster than two threads in one: most tests are too small to share out.
 test: .venv/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadgroup $(TEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(TEST)
 
 # The browser tests skip with a reason where there is no Chromium. On Debian, as root, this installs it.
 browser:

@@ -39,14 +39,11 @@ def pytest_runtest_setup() -> None:
     typecheck.test_number += 1
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
-    """Whatever asks for `real_data` is marked `data`; the tests of a file run in one process, which makes data once."""
+    """Whatever asks for `real_data` is marked `data`."""
     for item in items:
         if "real_data" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.data)
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")

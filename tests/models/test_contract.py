@@ -207,9 +207,7 @@ def small_pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, id=name, marks=pytest.mark.xdist_group(name)) for name, case in CASES.items()]
-)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_contract(case: Case, check: Check) -> None:
     check(case)
 

@@ -186,10 +186,15 @@ def test_the_commands_of_the_readme_run_on_a_table(
     customers = pl.DataFrame({"CustomerNo": range(1000, 1060), "Age": [20 + i for i in range(60)]})
     customers.write_csv(tmp_path / "customers.csv")
     customers[:1].drop("CustomerNo").write_csv(tmp_path / "visitor.csv")
+    usual = {"CustomerNo": "user_id", "ArticleNo": "item_id", "Stars": "rating"}
+    for year, half in ((2024, orders[:600]), (2025, orders[600:])):
+        half.rename(usual).write_csv(tmp_path / f"clicks-{year}.csv")
     monkeypatch.chdir(tmp_path)
     blocks = [block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "palate train" in block]
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for line in "".join(blocks).replace("\\\n", " ").splitlines():
+        if line.startswith("torchrun"):  # tests/training/test_processes.py
+            continue
         with pytest.raises(SystemExit) as end:
             main(shlex.split(line, comments=True)[1:])
         assert end.value.code == (2 if "data inspect" in line else 0), line  # its columns are not named yet
@@ -199,6 +204,8 @@ def test_the_commands_of_the_readme_run_on_a_table(
     assert "Article" in shown
     assert "10 new items, 50 in all" in shown
     assert "route popularity_within" in shown
+    assert "saved 1,200 interactions of 60 users and 40 items in clicks" in shown
+    assert "wrote the lists of 60 users to lists.parquet" in shown
 
 
 def test_the_first_model_page_prints_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,11 @@ def peak_bytes() -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
+def median_cell(values: Sequence[float]) -> str:
+    """Median, least and most."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
 def arguments(about: str, models: Sequence[str] | None = None) -> argparse.ArgumentParser:
     """A parser of what all scripts of runs over seeds take; `asked` reads it.
 

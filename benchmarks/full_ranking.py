@@ -3,17 +3,16 @@
     python benchmarks/full_ranking.py [--users 138493 --items 26744 --asked 20000 --threads 1 --repeats 3] [--models mf]
 
 Random histories in the shape of MovieLens-20M, a tenth of each user's items held out. The models have their default
-sizes and random weights: what they score does not matter. Each repeat is one process in which,
-by turns, blocks of the asked users are (a) multiplied with as many item vectors of the same width, 10 best by
-`torch.topk`, and (b) evaluated by `palate.evaluation.evaluate` on the test part. Only (b) builds queries and histories,
-masks seen items, settles ties and computes metrics. CPU seconds of all threads; the peak is that of the whole
-process. Bars: ratio 1.5, 1.5 GB.
+sizes and random weights: what they score does not matter. Each repeat is one process. It first (a) multiplies blocks of
+the asked users with as many item vectors of the same width, and takes the 10 best by `torch.topk`. Then it (b)
+evaluates these users by `palate.evaluation.evaluate` on the test part. Only (b) builds queries and histories, masks
+seen items, settles ties and computes metrics. CPU seconds of all threads; the peak is that of the whole process. Bars:
+ratio 1.5, 1.5 GB.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from common import peak_bytes, write_result
+from common import median_cell, peak_bytes, write_result
 
 from palate.data.dataset import Dataset
 from palate.data.store import open_dataset, save_dataset
@@ -96,11 +95,6 @@ def child(given: argparse.Namespace) -> None:
     print(middle - start, end - middle, peak_bytes())
 
 
-def cell(values: list[float]) -> str:
-    """Median, least and most."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     shape = {"users": 138_493, "items": 26_744, "asked": 20_000, "seen": 144, "threads": 1, "repeats": 3}
@@ -128,7 +122,9 @@ def compared(given: argparse.Namespace, folder: str) -> None:
             runs.append([float(x) for x in subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout.split()])
         plain, ours, peak = zip(*runs, strict=True)
         ratio = [one / other for one, other in zip(ours, plain, strict=True)]
-        rows.append([name, cell(list(plain)), cell(list(ours)), cell(ratio), f"{max(peak) / 1e9:.2f}"])
+        rows.append(
+            [name, median_cell(list(plain)), median_cell(list(ours)), median_cell(ratio), f"{max(peak) / 1e9:.2f}"]
+        )
         print(*rows[-1], sep=" | ", flush=True)
     about = [
         f"{given.users:,} users, about {given.seen} items each, {given.items:,} items; {given.asked:,} evaluated, "

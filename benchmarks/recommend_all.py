@@ -13,7 +13,6 @@ With `--ml1m`: `recommend_all` of iALS on MovieLens-1M, wall and CPU seconds aft
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from common import peak_bytes, real_data, write_result
+from common import median_cell, peak_bytes, real_data, write_result
 from torch import Tensor
 
 from palate.config import CompleteTraining
@@ -99,11 +98,6 @@ def measured(kind: str, run: str) -> tuple[float, float, float]:
     return cpu, wall, peak
 
 
-def cell(values: list[float]) -> str:
-    """Median, least and most."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     shape = {"users": 138_493, "items": 26_744, "dim": 64, "seen": 144, "threads": 2, "repeats": 3}
@@ -132,16 +126,16 @@ def compared(given: argparse.Namespace, run: str) -> None:
             [f"iALS, k = 10, {given.threads} threads, after loading and training; {given.repeats} processes, median "
              "(least to most). Bar: 5 s."],
             ["wall, s", "CPU, s"],
-            [[cell([one[1] for one in runs]), cell([one[0] for one in runs])]],
+            [[median_cell([one[1] for one in runs]), median_cell([one[0] for one in runs])]],
         )  # fmt: skip
         return
     made(given).save(run)
     runs = [(measured("bare", run), measured("file", run)) for _ in range(given.repeats)]
     ratios = [file[0] / plain[0] for plain, file in runs]
     cells = [
-        cell([plain[0] for plain, _ in runs]), cell([file[0] for _, file in runs]), cell(ratios),
-        cell([file[1] for _, file in runs]), cell([plain[2] / 1e9 for plain, _ in runs]),
-        cell([file[2] / 1e9 for _, file in runs]),
+        median_cell([plain[0] for plain, _ in runs]), median_cell([file[0] for _, file in runs]), median_cell(ratios),
+        median_cell([file[1] for _, file in runs]), median_cell([plain[2] / 1e9 for plain, _ in runs]),
+        median_cell([file[2] / 1e9 for _, file in runs]),
     ]  # fmt: skip
     write_result(
         "recommend_all",

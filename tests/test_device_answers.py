@@ -11,8 +11,10 @@ from polars.testing import assert_frame_equal
 
 from palate.cli import main
 from palate.config import Training
+from palate.device import module_device
 from palate.errors import ConfigError
 from palate.models import MODELS
+from palate.recommender.export_onnx import export_onnx
 from palate.recommender.recommender import Recommender
 from palate.testing.case import planted
 from pictures import pictured
@@ -55,6 +57,23 @@ def test_lists_ratings_and_reasons_are_the_same(pair: Pair) -> None:
     assert found.method == reasons.method
     values = [[one.value for one in each.contributions] for each in (found, reasons)]
     assert values[0] == pytest.approx(values[1], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mf", "two-tower", "content-ials"])
+def test_a_recommender_that_lives_there_is_saved_exported_and_updated(name: str, tmp_path: Path) -> None:
+    data = planted().train
+    rec = Recommender.train(data, name, training=Training(epochs=1)).to(str(PRETEND))
+    rec.save(tmp_path / "run")
+    users = data.users.ids[:3].to_list()
+    same(Recommender.load(tmp_path / "run").recommend(users, k=5), rec.recommend(users, k=5))
+    if name == "mf":
+        assert export_onnx(rec, tmp_path / "onnx")["checked"]["largest_difference"] < 1e-3
+    assert module_device(rec.model) == PRETEND  # it visited the CPU, and is back
+    updated, _ = rec.update(data.frame().head(5).with_columns(pl.col("timestamp") + 10**6))
+    assert len(updated.recommend(users, k=5)) == 15
+    if name != "mf":
+        new = data.item_table.head(2).with_columns(pl.col("item_id") + "-new")
+        assert rec.add_items(new).data.n_items == data.n_items + 2
 
 
 @pytest.mark.parametrize("name", ["mf", "multvae", "itemknn", "hybrid"])

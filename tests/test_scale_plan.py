@@ -81,6 +81,23 @@ def test_impossible_sizes_are_refused() -> None:
         plan(SIZE, "text-cnn")
 
 
+def test_settings_that_change_no_figure_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"the plan of mf does not depend on training\.lr, training\.patience"):
+        plan(SIZE, "mf", training=Training(lr=0.1, patience=3, epochs=2))
+    with pytest.raises(ConfigError, match=r"the plan of ease does not depend on training\.epochs; leave it out"):
+        plan(SIZE, "ease", training=Training(epochs=2))
+
+
+def test_a_model_that_one_process_trains_sends_nothing() -> None:
+    for name, says in (("xsimgcl", "its contrastive loss"), ("ease", "it takes no gradient steps")):
+        found = plan(SIZE, name, machine=Machine(hosts=2))
+        assert "sent by a process in a step" not in {line.what for line in found.lines}
+        assert any(f"One process trains {name}, because {says}" in one for one in found.advice)
+    one, two = (plan(SIZE, "xsimgcl", machine=Machine(hosts=hosts))["training"] for hosts in (1, 2))
+    assert one == two
+    assert any("ials send each other" in one for one in plan(SIZE, "ials", machine=Machine(hosts=2)).advice)
+
+
 def run(*words: str) -> int:
     with pytest.raises(SystemExit) as end:
         main(["scale", "plan", *words])

@@ -79,19 +79,19 @@ def to_device(value: T, device: torch.device) -> T:
 
 @contextmanager
 def on_device(model: nn.Module, context: T, name: str) -> Iterator[T]:
-    """A model on a device while the block runs, and afterwards on the CPU again.
+    """A model on a device while the block runs, and afterwards where it was.
 
     Args:
         model: The model.
         context: Its fit context; the block gets it with its tensors on the device.
         name: As in `resolve_device`.
     """
-    device = resolve_device(name)
+    device, home = resolve_device(name), module_device(model)
     model.to(device)
     try:
         yield to_device(context, device)
     finally:
-        model.to(CPU)
+        model.to(home)
 
 
 def module_device(module: nn.Module) -> torch.device:
@@ -117,13 +117,6 @@ def asked_from_anywhere(function: F) -> F:
 def on_cpu(value: T) -> T:
     """A value with all of its tensors on the CPU, for what goes on with NumPy or other libraries."""
     return to_device(value, CPU)
-
-
-@asked_from_anywhere
-def query_factors(model: Any, queries: Any) -> Tensor:
-    """`Model.query_factors`, asked from anywhere."""
-    found: Tensor = model.query_factors(queries)
-    return found
 
 
 @contextmanager

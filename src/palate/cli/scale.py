@@ -14,16 +14,17 @@ from palate.cli import Length, visible
 from palate.config import Training
 from palate.data.layout import read_manifest
 from palate.data.reading.formats import is_store
+from palate.data.reading.ingest import gigabytes_of
 from palate.errors import ConfigError
 from palate.models import MODELS
 from palate.scale.plan import Machine, Plan, Size
 from palate.scale.plan import plan as make_plan
 
 scale = App(name="scale", help="Plan what data and models of a given size take.")
-_UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
-MOST = 1e18
+_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}
 _EXPECTED = "expected a number such as 1e9, 100M or 2,000,000"
-_NUMBER = re.compile(r"([\d.,_]+(?:e\+?\d+)?)\s*([kmgbt]?)b?", re.IGNORECASE)
+_NUMBER = re.compile(r"([\d.,_]+(?:e\+?\d+)?)([kmb]?)", re.IGNORECASE)
+_MOST = 1e18
 
 
 @scale.command
@@ -55,16 +56,17 @@ def plan(
         dim: Width of the vectors. Defaults to the model's own.
         hosts: Number of machines.
         processes: Number of processes on each machine.
-        host_memory: Memory of a machine.
-        rows_per_second: Interactions that one process trains on in a second; `palate train` shows it.
+        host_memory: Memory of a machine, for example 16GB.
+        rows_per_second: Interactions that one process trains on in a second; palate train shows it. The default is only
+            an order of magnitude.
         k: Length of the lists.
-        training: Settings of training.
+        training: Settings of training: epochs, batch size, optimizer and embeddings change the figures.
     """
-    if (memory := _number(host_memory)) is None:
-        raise ConfigError(f"--host-memory {host_memory}: {_EXPECTED}")
+    if not (memory := gigabytes_of(host_memory)):
+        raise ConfigError(f"--host-memory {host_memory}: expected a size such as 16GB or 600MB")
     machine = Machine(
-        hosts=hosts, processes=processes, memory=memory, rows_per_second=rows_per_second, list_length=k
-    )  # fmt: skip
+        hosts=hosts, processes=processes, memory=1e9 * memory, rows_per_second=rows_per_second, list_length=k
+    )
     size = _size(store, {"users": users, "items": items, "rows": rows})
     found = make_plan(size, model, _config(model, dim), training, machine)
     print(_shown(found))
@@ -103,10 +105,10 @@ def _number(text: str) -> float | None:
     if found is None:
         return None
     try:
-        value = float(found[1].replace(",", "").replace("_", "")) * _UNITS.get(found[2].lower(), 1)
+        value = float(found[1].replace(",", "").replace("_", "")) * _UNITS[found[2].lower()]
     except ValueError:
         return None
-    return value if 1 <= value < MOST else None
+    return value if 1 <= value < _MOST else None
 
 
 def _config(model: str, dim: int | None) -> dict[str, Any]:

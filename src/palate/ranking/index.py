@@ -23,7 +23,7 @@ from torch import Tensor
 
 from palate.data.queries import Queries
 from palate.data.ragged import Ragged
-from palate.device import on_cpu, query_factors
+from palate.device import asked_from_anywhere, on_cpu
 from palate.errors import CannotAnswer, ConfigError, TrainingError
 from palate.extras import missing_extra
 from palate.models.base import Model
@@ -36,6 +36,12 @@ SAMPLE_PER_CELL, KMEANS_ROUNDS = 64, 8
 """Items per cell that k-means is fitted to, and its iterations."""
 QUERY_BLOCK = 64
 """Queries that are searched and scored at once."""
+
+
+@asked_from_anywhere
+def query_factors(model: Model, queries: Queries) -> Tensor:
+    """`Model.query_factors`, wherever the model is."""
+    return model.query_factors(queries)
 
 
 class Index:

@@ -38,7 +38,7 @@ from palate.data.dataset import Dataset, Spec
 from palate.data.notebook import table_of
 from palate.data.queries import FEATURES
 from palate.data.splits.build import joined_rows
-from palate.device import resolve_device
+from palate.device import on_device, resolve_device
 from palate.errors import ArtifactError, ConfigError, PalateError, quoted
 from palate.models import MODELS
 from palate.models.base import GradientModel, Model
@@ -303,7 +303,8 @@ def _checked_spec(spec: Spec) -> Spec:
 
 
 def _fill(folder: Path, artifact: Artifact) -> None:
-    save_model(artifact.model, str(folder / WEIGHTS))
+    with on_device(artifact.model, None, "cpu"):
+        save_model(artifact.model, str(folder / WEIGHTS))
     data = write_tables(folder, artifact.data)
     parts = {name: write_tables(folder / name, part) for name, part in artifact.parts.items()}
     shutil.copymode(folder / "users.parquet", folder / WEIGHTS)  # safetensors makes files for the owner alone

@@ -26,6 +26,7 @@ import palate
 from palate.data.ids import IdMap
 from palate.data.queries import Queries
 from palate.data.ragged import Ragged
+from palate.device import on_device
 from palate.errors import ArtifactError
 from palate.extras import missing_extra
 from palate.models.base import Model
@@ -66,6 +67,12 @@ def export_onnx(rec: Artifact, out: str | Path) -> dict[str, Any]:
     others = [file.name for file in out.iterdir() if file.name not in OWN_FILES] if out.is_dir() else []
     if out.is_file() or others:
         raise ArtifactError(f"{out} exists and is not an ONNX export; nothing was written. Name another folder")
+    with on_device(rec.model, None, "cpu"):
+        return _export(rec, out)
+
+
+def _export(rec: Artifact, out: Path) -> dict[str, Any]:
+    """As `export_onnx`, of a model on the CPU into a folder that may be replaced."""
     users = from_users(rec.known, rec.model.spec, np.arange(rec.known.n_users), rec.data)
     scorer = scorer_of(rec.model, users)
     new = out.with_name(f".{out.name}.new")

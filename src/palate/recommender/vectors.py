@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from palate.data.ids import IdMap
-from palate.device import on_cpu, query_factors
+from palate.device import on_cpu
 from palate.errors import ArtifactError, CannotAnswer
+from palate.ranking.index import query_factors
 from palate.recommender.artifact import Artifact
 from palate.recommender.id_translation import from_users
 

@@ -13,7 +13,7 @@ The formulas are compared with measured runs in benchmarks/results/plan.md.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +31,8 @@ BASE = 0.4e9
 """Bytes of a process that trains a small model: Python, PyTorch, SciPy and palate."""
 INDEX, NUMBER, LONG = 4, 4, 8
 """Bytes of an index of a user or item, of a float32, and of a time, an order or an offset."""
+WIDTHS = {"rating": NUMBER, "timestamp": LONG, "weight": NUMBER}
+"""Bytes of a row in each column beside user and item."""
 LIST_BYTES = 8
 """Bytes of one listed item in a Parquet file: compressed ids, score, rank and route."""
 BY_PAIRS = frozenset({"mf", "gmf", "mlp", "neumf", "svdpp", "deepfm", "convmf", "vbpr", "lightgcn", "xsimgcl"})
@@ -45,8 +47,11 @@ INGEST_ROWS = 170_000.0
 """Rows a second that `palate data ingest` reads from CSV with ids of text (benchmarks/results/large.md)."""
 MANY_ITEMS = 1_000_000
 """Items from which lists by an index are advised."""
-PRODUCT_RATE = 40e9
-"""Multiplications and additions a second of products over all items on one core, with the choice of the k best."""
+PRODUCT_RATE = 37e9
+"""Multiplications and additions a second of one core that multiplies users with all items and chooses the k best. In
+benchmarks/results/full_ranking.md, 20,000 users, 26,744 items and 64 columns take 1.86 s."""
+USED = {"epochs", "batch_size", "optimizer", "embeddings"}
+"""Settings of training that the figures depend on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +87,8 @@ class Machine:
         hosts: Number of machines.
         processes: Number of processes on each.
         memory: Bytes of memory of a host.
-        rows_per_second: Interactions that one process trains on in a second; it depends on model, width and machine.
+        rows_per_second: Interactions that one process trains on in a second. It depends on model, width and machine:
+            `palate train` shows it. The default is only an order of magnitude.
         list_length: k of lists for everybody.
     """
 
@@ -109,8 +115,8 @@ class Line(NamedTuple):
 
     Attributes:
         what: Its name.
-        value: Bytes, hours or a count.
-        unit: bytes, hours or hosts.
+        value: In that unit.
+        unit: bytes or hours.
         how: The formula, with its numbers.
     """
 
@@ -149,13 +155,15 @@ def plan(
         machine: The machines. Defaults to one process.
 
     Raises:
-        ConfigError: There is no such model or setting.
+        ConfigError: There is no such model or setting, or a setting that the figures do not depend on is given.
         DataError: The model cannot be built for so many items, or needs texts or images.
     """
     machine = machine or Machine()
     built = sized(size, model, config)
-    defaults = (built.default_training, CompleteTraining())  # a blend leaves open what its members have
-    settings = (training or Training()).filled(defaults[0]).filled(defaults[1]).complete()
+    training = training or Training()
+    _check_used(training, built, model)
+    # A blend leaves open what its members have.
+    settings = training.filled(built.default_training).filled(CompleteTraining()).complete()
     weights = _weight_lines(built, settings)
     data = _data_lines(size, built, model)
     memory = BASE + sum(line.value for line in (*weights, *data))
@@ -188,29 +196,37 @@ def sized(size: Size, model: str, config: Any = None) -> Model:
         return kind(settings, spec)
 
 
+def _check_used(training: Training, model: Model, name: str) -> None:
+    """Refuse settings of training that change no figure.
+
+    Raises:
+        ConfigError: Lists them.
+    """
+    given = {field.name for field in fields(training) if getattr(training, field.name) != field.default}
+    if unused := sorted(given - (USED if isinstance(model, GradientModel) else set())):
+        raise ConfigError(f"the plan of {name} does not depend on training.{', training.'.join(unused)}; leave it out")
+
+
 def _weight_lines(model: Model, settings: CompleteTraining) -> list[Line]:
     """Weights, optimizer state, and the copy of the best weights."""
-    weights = sum(_bytes(tensor) for tensor in model.state_dict().values())
+    weights = _weights(model)
     found = [Line("weights", weights, "bytes", _largest(model))]
     if isinstance(model, GradientModel):
-        trained = sum(_bytes(parameter) for parameter in model.parameters() if parameter.requires_grad)
-        by_rows = sum(_bytes(t.weight) for t in _tables(model) if steps_by_rows(t, settings))
-        rows = sum(t.num_embeddings * NUMBER for t in _tables(model) if steps_by_rows(t, settings))
-        copies, of_rows = COPIES[settings.optimizer], COPIES[settings.optimizer] * by_rows
-        if settings.optimizer == "adagrad":
-            of_rows = rows
-        state = copies * (trained - by_rows) + of_rows
+        by_rows = [table.weight for table in _tables(model) if steps_by_rows(table, settings)]
+        dense = sum(_bytes(p) for p in model.parameters() if p.requires_grad) - sum(map(_bytes, by_rows))
+        copies = COPIES[settings.optimizer]
+        of_rows = (NUMBER * len(w) if settings.optimizer == "adagrad" else copies * _bytes(w) for w in by_rows)
+        state = copies * dense + sum(of_rows)
         found.append(Line("optimizer", state, "bytes", f"{settings.optimizer}: {copies:g} numbers for each weight"))
-        found.append(Line("gradients", trained - by_rows, "bytes", "dense parameters; those by rows are of the batch"))
+        found.append(Line("gradients", dense, "bytes", "dense parameters; those by rows are of the batch"))
         found.append(Line("best weights so far", weights, "bytes", "a copy, kept for the end"))
     return found
 
 
 def _data_lines(size: Size, model: Model, name: str) -> list[Line]:
     """Columns of the data, and what training looks up beside them."""
-    reads = {"rating": NUMBER, "timestamp": LONG, "weight": NUMBER}
     uses = {"rating": "rating" in model.needs, "timestamp": "time" in model.needs, "weight": model.uses_weights}
-    width = 2 * INDEX + sum(reads[name] for name in size.columns if uses[name])
+    width = 2 * INDEX + sum(WIDTHS[name] for name in size.columns if uses[name])
     lines = [
         Line("columns", size.rows * width + LONG * size.users, "bytes", f"{width} bytes a row that the model reads")
     ]
@@ -227,15 +243,14 @@ def _data_lines(size: Size, model: Model, name: str) -> list[Line]:
     if name in LINEAR:
         lines.append(Line("solution", size.items**2 * NUMBER, "bytes", "4 items^2, beside the weights"))
     elif name == "ials":
-        vectors = sum(_bytes(tensor) for tensor in model.state_dict().values())
         how = "28 bytes a row: order by item, both patterns, histories; and the vectors twice"
-        lines.append(Line("solution", size.rows * 28 + 2 * vectors, "bytes", how))
+        lines.append(Line("solution", size.rows * 28 + 2 * _weights(model), "bytes", how))
     return lines
 
 
 def _wire(size: Size, model: Model, by_pairs: bool, settings: CompleteTraining, world: int) -> Line | None:
     """Bytes that one process sends in a step; `by_pairs`: whether a batch counts interactions, else users."""
-    if world == 1 or not isinstance(model, GradientModel):
+    if world == 1 or not isinstance(model, GradientModel) or bool(getattr(model, "undivided", "")):
         return None
     by_rows = [table for table in _tables(model) if steps_by_rows(table, settings)]
     held = {id(table.weight) for table in by_rows}
@@ -253,24 +268,20 @@ def _wire(size: Size, model: Model, by_pairs: bool, settings: CompleteTraining, 
 
 
 def _disk(size: Size, model: Model, machine: Machine) -> list[Line]:
-    widths = {"rating": NUMBER, "timestamp": LONG, "weight": NUMBER}
-    width = 2 * INDEX + sum(widths[name] for name in size.columns)
-    weights = sum(_bytes(tensor) for tensor in model.state_dict().values())
+    width = 2 * INDEX + sum(WIDTHS[name] for name in size.columns)
     lists = size.users * machine.list_length * LIST_BYTES
     return [
         Line("data set on disk", size.rows * width, "bytes", f"{width} bytes a row, and the ids"),
         Line("disk while it is ingested", 3 * size.rows * (width + LONG), "bytes", "each row up to three times"),
-        Line("weights on disk", weights, "bytes", "the interactions come on top, compressed"),
+        Line("weights on disk", _weights(model), "bytes", "the interactions come on top, compressed"),
         Line("lists on disk", lists, "bytes", f"{machine.list_length} items each, {LIST_BYTES} bytes an item"),
     ]
 
 
-def _hours(
-    size: Size, model: Model, settings: CompleteTraining, machine: Machine, wire: Line | None
-) -> list[Line]:  # fmt: skip
+def _hours(size: Size, model: Model, settings: CompleteTraining, machine: Machine, wire: Line | None) -> list[Line]:
     lines = [Line("ingest", size.rows / INGEST_ROWS / 3600, "hours", f"{INGEST_ROWS:,.0f} rows a second, one process")]
     if isinstance(model, GradientModel):
-        seconds = size.rows * settings.epochs / (machine.rows_per_second * machine.world)
+        seconds = size.rows * settings.epochs / (machine.rows_per_second * (1 if wire is None else machine.world))
         how = f"{settings.epochs} epochs at most, {machine.rows_per_second:,.0f} rows a second and process"
         lines.append(Line("training", seconds / 3600, "hours", how + ("" if wire is None else ", without the wire")))
     given = (getattr(model.config, name, None) for name in ("hidden", "dim"))
@@ -284,12 +295,12 @@ def _advice(size: Size, model: Model, name: str, machine: Machine, memory: float
     """What the figures mean."""
     found = []
     users = sum(_bytes(t) for t in model.state_dict().values() if t.ndim == 2 and len(t) == size.users)
-    room, whole = machine.memory / machine.processes, sum(_bytes(tensor) for tensor in model.state_dict().values())
+    room = machine.memory / machine.processes
     if memory <= room:
         found.append(f"Each training process fits in its {room / 1e9:,.1f} GB.")
     else:
         found.append(f"A training process takes {memory / 1e9:,.1f} GB and has {room / 1e9:,.1f} GB: it does not fit.")
-    if memory > room and users > whole / 2:
+    if memory > room and users > _weights(model) / 2:
         found.append(
             f"{users / 1e9:,.1f} GB of the weights are a table of users. Models that know a user by the history need "
             "none, and answer new users too: sasrec, gru4rec, multvae, itemknn."
@@ -299,6 +310,13 @@ def _advice(size: Size, model: Model, name: str, machine: Machine, memory: float
             f"Weights and optimizer alone take {weights / 1e9:,.1f} GB, and each process holds all of them: palate "
             "does not spread tables over hosts. Take fewer columns (--dim), or --training.optimizer adagrad."
         )
+    alone = getattr(model, "undivided", "") or (
+        "" if isinstance(model, GradientModel) else "it takes no gradient steps"
+    )
+    if machine.world > 1 and alone and not getattr(model, "divided", False):
+        found.append(f"One process trains {name}, because {alone}: more of them share only the lists.")
+    if machine.world > 1 and getattr(model, "divided", False):
+        found.append(f"What the processes of {name} send each other is not in the figures.")
     if name not in (*LINEAR, "ials") and not isinstance(model, GradientModel):
         found.append(f"What {name} computes on the way to its weights is not in the figures.")
     if size.items > MANY_ITEMS:
@@ -310,6 +328,10 @@ def _advice(size: Size, model: Model, name: str, machine: Machine, memory: float
 
 def _tables(model: Model) -> list[nn.Embedding]:
     return [m for m in model.modules() if isinstance(m, nn.Embedding) and m.weight.requires_grad]
+
+
+def _weights(model: Model) -> int:
+    return sum(map(_bytes, model.state_dict().values()))
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -127,10 +127,15 @@ def ingest(
     return Ingested(folder=out, notes=tuple(about["notes"]), **counts)
 
 
+def gigabytes_of(memory: str | float) -> float:
+    """A size of memory in GB: text such as "1GB" or "600MB", or a number of GB; 0 for what is neither."""
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*([mg]b?)?", str(memory).strip().lower())
+    return float(parts[1]) / (1000 if (parts[2] or "g")[0] == "m" else 1) if parts else 0.0
+
+
 def _check(sources: Sequence[Any], memory: str | float) -> float:
     """Check sources and memory; gives the memory in GB."""
-    parts = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*([mg]b?)?", str(memory).strip().lower())
-    gigabytes = float(parts[1]) / (1000 if (parts[2] or "g")[0] == "m" else 1) if parts else 0.0
+    gigabytes = gigabytes_of(memory)
     faults = [f"memory = {memory!r} is not a size of {LEAST_GB:g} GB or more; write for example '1GB' or '600MB'"]
     faults = faults if gigabytes < LEAST_GB else []
     faults += ["there are no sources; name at least one file, folder or query"] * (not sources)
